@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -50,6 +50,10 @@ class State:
                 )
             a.index_copy_(0, dst.to(a.device), b.index_select(0, src_slots.to(b.device)).to(a.device))
 
+    def take(self, slots: Tensor) -> Self:
+        """A new state made of these slots; (n,) int64. Raises IndexError for a slot that does not exist."""
+        return type(self)(*(_take(getattr(self, f.name), slots) for f in fields(self)))
+
     def to_dict(self) -> dict[str, Tensor]:
         return dict(self.leaves())
 
@@ -86,6 +90,12 @@ def _walk(x: object, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _walk(item, f"{name}.{i}")
     else:
         raise TypeError(f"{name}: {type(x).__name__} is not a Tensor, a State or a tuple of them")
+
+
+def _take(x: Any, slots: Tensor) -> Any:
+    if isinstance(x, Tensor):
+        return x.index_select(0, slots.to(x.device))
+    return x.take(slots) if isinstance(x, State) else tuple(_take(item, slots) for item in x)
 
 
 def slots_tensor(*index: int) -> Tensor:

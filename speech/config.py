@@ -1,0 +1,69 @@
+"""Configurations: small frozen dataclasses, written as JSON beside the weights. An unknown key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import BadConfig
+
+C = TypeVar("C")
+
+
+def parse(cls: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Build the dataclass `cls` from plain values; `where` names their source in errors.
+
+    Raises BadConfig for an unknown or missing key and for a value of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - fields.keys())
+    if unknown:
+        raise BadConfig(f"{where}: unknown key {unknown[0]!r}; {cls.__name__} has {', '.join(fields)}")
+    missing = sorted(n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
+                     and f.default_factory is dataclasses.MISSING)
+    if missing:
+        raise BadConfig(f"{where}: key {missing[0]!r} is missing")
+    try:
+        return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    except ValueError as e:
+        raise e if isinstance(e, BadConfig) else BadConfig(f"{where}: {e}") from e
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+            return parse(option, value, where)  # type: ignore[arg-type]
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            inner = typing.get_args(option)[0]
+            return tuple(_value(inner, item, where) for item in value)
+        if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
+            return value
+        if option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        plain = isinstance(option, type) and typing.get_origin(option) is None
+        if plain and isinstance(value, option) and not (option is int and isinstance(value, bool)):
+            return value
+    raise BadConfig(f"{where} is {value!r}; it takes {getattr(hint, '__name__', str(hint))}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except OSError as e:
+        raise BadConfig(f"{path}: cannot be read ({e.strerror})") from e
+    except ValueError as e:
+        raise BadConfig(f"{path}: not JSON ({e})") from e
+    if not isinstance(values, dict):
+        raise BadConfig(f"{path}: expected a JSON object")
+    return values
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)

@@ -1,0 +1,338 @@
+"""The cache-aware FastConformer encoder: log-mel frames in, one encoder frame every 80 ms out.
+
+Architecture of NVIDIA's cache-aware streaming FastConformer (arXiv 2312.17279). There is one `step`; training and
+offline are that step from fresh state. The lookahead R belongs to the step: a frame sees its own chunk of R + 1 frames
+and the `left_context // (R + 1)` chunks before it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vivavoce.kernels.relative_attention import relative_attention
+from vivavoce.streaming.buffers import count_mask, shift_in_
+from vivavoce.streaming.stage import StageSpec
+from vivavoce.streaming.state import State
+
+SUBSAMPLING = 8
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """width: features a frame; hidden: inside the feed-forwards; channels: of the subsampling convolutions;
+    causal: False for checkpoints that hear whole utterances only (symmetric convolutions, unlimited attention)."""
+
+    mels: int = 80
+    width: int = 512
+    layers: int = 17
+    heads: int = 8
+    hidden: int = 2048
+    conv_kernel: int = 9
+    channels: int = 256
+    left_context: int = 70
+    causal: bool = True
+    bias: bool = True
+    scale_input: bool = False
+    conv_norm: Literal["layer", "batch"] = "layer"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width {self.width} must be even and divisible by heads {self.heads}")
+        if self.causal and self.conv_norm != "layer":
+            raise ValueError("a causal encoder normalises its convolutions by layer; set conv_norm to 'layer'")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerState(State):
+    """keys, values: (slots, left_context, heads, width / heads); conv: (slots, conv_kernel - 1, width)."""
+
+    keys: Tensor
+    values: Tensor
+    conv: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderState(State):
+    """frames: (slots,) int64 given so far; below: the last item into each subsampling convolution, (slots, 1, C, F)."""
+
+    frames: Tensor
+    below: tuple[Tensor, ...]
+    layers: tuple[LayerState, ...]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """For each of the T frames of a step: where its chunk begins and how many frames the chunk is planned to have
+    (R + 1). begin, size: (T,) int64."""
+
+    begin: Tensor
+    size: Tensor
+
+    @classmethod
+    def uniform(cls, frames: int, lookahead: int, device: torch.device) -> Chunks:
+        size = lookahead + 1
+        return cls(torch.arange(frames, device=device) // size * size,
+                   torch.full((frames,), size, dtype=torch.int64, device=device))
+
+
+class Subsampling(nn.Module):
+    """Mel frames (B, 8 T, mels) -> (B, T, width): three stride-2 convolutions, the last two depthwise-separable.
+
+    Causal: output t depends on mel frames 8 t - 14 to 8 t. The input begins 7 frames before the frame its first output
+    is centred on, so every convolution needs exactly one item from before.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        c, self.causal = config.channels, config.causal
+        self.convs = nn.ModuleList(nn.Conv2d(1 if i == 0 else c, c, 3, stride=2, groups=1 if i == 0 else c)
+                                   for i in range(3))
+        self.points = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in range(2))
+        self.out = nn.Linear(c * self.bins(config.mels)[-1], config.width)
+
+    def bins(self, mels: int) -> list[int]:
+        """Frequency bins into each convolution, and out of the last."""
+        sizes = [mels]
+        for _ in range(3):
+            sizes.append(self.length(sizes[-1]))
+        return sizes
+
+    def length(self, n: Tensor | int) -> Tensor | int:  # type: ignore[misc]
+        """Outputs of one convolution over n inputs with its own zero padding at both ends."""
+        return n // 2 + 1 if self.causal else (n - 1) // 2 + 1
+
+    def forward(self, mel: Tensor, seen: Tensor, first: Tensor, below: tuple[Tensor, ...] | None,
+                valid: Tensor) -> Tensor:
+        """mel: (B, 8 T, mels), row i beginning at mel frame first[i] (below 0: before the stream); seen: (B,) mel frames
+        heard including these; below: the convolutions' memories, written; valid: (B,) new mel frames."""
+        x = self._within(mel[:, None], first, seen)
+        for i, conv in enumerate(self.convs):
+            x = self._convolve(conv, x, None if below is None else below[i], valid // 2**i)
+            if i:
+                x = self.points[i - 1](x)
+            first = (first + 1) // 2
+            seen = torch.where(seen > 0, self.length(seen), 0)
+            x = F.relu(self._within(x, first, seen))
+        return self.out(x.transpose(1, 2).flatten(2))
+
+    def _convolve(self, conv: nn.Module, x: Tensor, memory: Tensor | None, valid: Tensor) -> Tensor:
+        if not self.causal:
+            return conv(F.pad(x, (1, 1, 1, 1)))  # type: ignore[no-any-return]
+        if memory is None:
+            x = F.pad(x, (0, 0, 1, 0))
+        else:
+            x = shift_in_(memory, x.transpose(1, 2), valid).transpose(1, 2)
+        return conv(F.pad(x, (2, 1)))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _within(x: Tensor, first: Tensor, length: Tensor) -> Tensor:
+        """Zero what lies before the stream or past its end: that is each convolution's own padding, which biases make
+        different from convolved zeros. x: (B, C, n, F), row i beginning at position first[i]."""
+        position = first[:, None] + torch.arange(x.shape[2], device=x.device)
+        return x * ((position >= 0) & (position < length[:, None]))[:, None, :, None]
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.hidden, bias=config.bias)
+        self.down = nn.Linear(config.hidden, config.width, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.dropout(F.silu(self.up(x))))  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Self-attention over the cached left context and the step's own frames, with relative positions."""
+
+    table: Tensor | None
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
+        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+        self.position = nn.Linear(config.width, config.width, bias=False)
+        self.bias_u = nn.Parameter(torch.zeros(config.heads, config.width // config.heads))
+        self.bias_v = nn.Parameter(torch.zeros(config.heads, config.width // config.heads))
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor, visible: Tensor) -> Tensor:
+        """x: (B, T, width); visible: (B or 1, 1, T, L), L = left context + T with state, T without."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        if state is not None:
+            k, v = shift_in_(state.keys, k, valid), shift_in_(state.values, v, valid)
+        positions = self._positions(q.shape[1], k.shape[1], x)
+        q, k, v = (a.transpose(1, 2) for a in (q, k, v))
+        dropout = self.dropout if self.training else 0.0
+        y = relative_attention(q, k, v, positions, self.bias_u, self.bias_v, visible, dropout)
+        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _positions(self, queries: int, keys: int, like: Tensor) -> Tensor:
+        """(heads, keys + queries - 1, D): position keys of distances keys - 1 down to -(queries - 1)."""
+        if self.table is not None:
+            middle = self.table.shape[1] // 2  # distance 0
+            if middle >= keys - 1:
+                return self.table[:, middle - keys + 1 : middle + queries]
+        return self._project(keys - 1, -queries, like)
+
+    def _project(self, high: int, below: int, like: Tensor) -> Tensor:
+        distance = torch.arange(high, below, -1, device=like.device, dtype=torch.float64)
+        return self.position(sinusoid(distance, like.shape[-1]).to(like.dtype)).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def tabulate(self, distance: int) -> None:
+        """Keep the projected position keys up to this distance: they depend on the weights alone."""
+        self.table = self._project(distance, -distance - 1, self.position.weight).contiguous()
+
+
+def sinusoid(position: Tensor, width: int) -> Tensor:
+    """(n,) -> (n, width), sine and cosine interleaved."""
+    rate = torch.exp(torch.arange(0, width, 2, device=position.device, dtype=torch.float64) * (-math.log(1e4) / width))
+    angle = position[:, None].to(torch.float64) * rate
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+
+
+class Convolution(nn.Module):
+    """Pointwise, GLU, depthwise over time, norm, Swish, pointwise."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        w, self.kernel, self.causal = config.width, config.conv_kernel, config.causal
+        self.expand = nn.Linear(w, 2 * w, bias=config.bias)
+        self.depthwise = nn.Conv1d(w, w, config.conv_kernel, groups=w, bias=config.bias)
+        self.norm = nn.LayerNorm(w) if config.conv_norm == "layer" else nn.BatchNorm1d(w)
+        self.out = nn.Linear(w, w, bias=config.bias)
+
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor) -> Tensor:
+        x = F.glu(self.expand(x), dim=-1)
+        x = x.masked_fill(~count_mask(valid, x.shape[1])[..., None], 0.0)
+        if state is not None:
+            x = shift_in_(state.conv, x, valid)
+        elif self.causal:
+            x = F.pad(x, (0, 0, self.kernel - 1, 0))
+        else:
+            x = F.pad(x, (0, 0, (self.kernel - 1) // 2, (self.kernel - 1) // 2))
+        x = self.depthwise(x.transpose(1, 2))
+        x = self.norm(x).transpose(1, 2) if isinstance(self.norm, nn.BatchNorm1d) else self.norm(x.transpose(1, 2))
+        return self.out(F.silu(x))  # type: ignore[no-any-return]
+
+
+class Layer(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, norm; each on a normalised residual branch."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm_ff1, self.ff1 = nn.LayerNorm(config.width), FeedForward(config)
+        self.norm_attention, self.attention = nn.LayerNorm(config.width), Attention(config)
+        self.norm_conv, self.conv = nn.LayerNorm(config.width), Convolution(config)
+        self.norm_ff2, self.ff2 = nn.LayerNorm(config.width), FeedForward(config)
+        self.norm_out = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor, visible: Tensor) -> Tensor:
+        x = x + 0.5 * self.dropout(self.ff1(self.norm_ff1(x)))
+        x = x + self.dropout(self.attention(self.norm_attention(x), state, valid, visible))
+        x = x + self.dropout(self.conv(self.norm_conv(x), state, valid))
+        x = x + 0.5 * self.dropout(self.ff2(self.norm_ff2(x)))
+        return self.norm_out(x)  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """Mel frames (slots, n, mels) -> encoder frames (slots, n / 8, width). A `Stage` with chunks of 8 (R + 1) frames."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.subsampling = Subsampling(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def spec(self) -> StageSpec:
+        return StageSpec(Fraction(100), Fraction(100, SUBSAMPLING), chunk=SUBSAMPLING, head=SUBSAMPLING - 1)
+
+    def init_state(self, slots: int) -> EncoderState:
+        if not self.config.causal:
+            raise ValueError("this encoder hears whole utterances only; use forward()")
+        c, like = self.config, self.layers[0].norm_out.weight.detach()  # type: ignore[union-attr, operator]
+        bins = self.subsampling.bins(c.mels)
+        keys = (slots, c.left_context, c.heads, c.width // c.heads)
+        return EncoderState(
+            frames=torch.zeros(slots, dtype=torch.int64, device=like.device),
+            below=tuple(like.new_zeros(slots, 1, 1 if i == 0 else c.channels, bins[i]) for i in range(3)),
+            layers=tuple(LayerState(like.new_zeros(keys), like.new_zeros(keys),
+                                    like.new_zeros(slots, c.conv_kernel - 1, c.width)) for _ in self.layers),
+        )
+
+    def step(self, x: Tensor, state: EncoderState, valid: Tensor, final: Tensor,
+             lookahead: int = 0) -> tuple[Tensor, Tensor]:
+        """x: (slots, n, mels), n a multiple of 8; a row's valid is whole chunks of 8 (lookahead + 1), or less where it
+        is final. The stream's first chunk begins with 7 frames of zeros (`spec.head`)."""
+        with torch.no_grad():
+            return self._run(x, state, valid, Chunks.uniform(x.shape[1] // SUBSAMPLING, lookahead, x.device))
+
+    def forward(self, mel: Tensor, frames: Tensor, lookahead: int = 69,
+                chunks: Chunks | None = None) -> tuple[Tensor, Tensor]:
+        """Whole utterances from fresh state, with gradients.
+
+        mel: (B, n, mels); frames: (B,) mel frames that count; chunks: instead of one lookahead, for each encoder frame
+        its own. Returns (B, T, width) and (B,) counts.
+        """
+        n = self.encoder_frames(mel.shape[1])
+        if self.config.causal:
+            head = SUBSAMPLING - 1
+            mel = F.pad(mel, (0, 0, head, max(0, SUBSAMPLING * n - head - mel.shape[1])))
+            frames = frames + head
+        return self._run(mel, None, frames, chunks or Chunks.uniform(n, lookahead, mel.device))
+
+    def encoder_frames(self, mel_frames: int) -> int:
+        """How many frames come out for a stream of so many mel frames."""
+        for _ in range(3):
+            mel_frames = int(self.subsampling.length(mel_frames)) if mel_frames > 0 else 0
+        return mel_frames
+
+    def _run(self, x: Tensor, state: EncoderState | None, valid: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor]:
+        start = torch.zeros_like(valid) if state is None else state.frames.clone()
+        head = SUBSAMPLING - 1 if self.config.causal else 0
+        seen = SUBSAMPLING * start - head + valid
+        end = seen
+        for _ in range(3):
+            end = torch.where(seen > 0, self.subsampling.length(end), 0)
+        count = (end - start).clamp(min=0)
+        if len(chunks.begin) == 0:
+            return x.new_zeros(x.shape[0], 0, self.config.width), count
+        first = SUBSAMPLING * start - head
+        h = self.subsampling(x, seen, first, None if state is None else state.below, valid)
+        if self.config.scale_input:
+            h = h * math.sqrt(self.config.width)
+        h = self.dropout(h)
+        visible = self._visible(start, count, chunks, state is not None)
+        for i, layer in enumerate(self.layers):
+            h = layer(h, None if state is None else state.layers[i], count, visible)
+        if state is not None:
+            state.frames.add_(count)
+        return h, count
+
+    def _visible(self, start: Tensor, count: Tensor, chunks: Chunks, cached: bool) -> Tensor:
+        """(slots, 1, T, L) bool: which keys each query sees. Keys are the cached left context, then the new frames."""
+        queries = len(chunks.begin)
+        left = self.config.left_context if cached else 0
+        key = torch.arange(-left, queries, device=start.device)
+        sees = ((key >= -start[:, None]) & (key < count[:, None]))[:, None]
+        if self.config.causal:
+            begin, size = chunks.begin[:, None], chunks.size[:, None]
+            sees = sees & (key >= begin - self.config.left_context // size * size) & (key < begin + size)
+        else:
+            sees = sees.expand(-1, queries, -1)
+        # a padding query sees nothing; let it see everything, so that no softmax divides zero by zero
+        return (sees | ~sees.any(-1, keepdim=True))[:, None]
