@@ -1,0 +1,257 @@
+"""Text as the recogniser writes it: `normalize` turns written English into lower-case spoken words, a-z and apostrophe.
+
+Transcripts, sentences for the synthesiser and recognition hypotheses all pass through it, so that training labels and
+scores agree on one spelling. Its output goes to the tokenizer trainer, the data recipes and the error-rate counts.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+).split()
+_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
+_ORDINALS = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+}
+_FRACTIONS = {"½": " and a half", "¼": " and a quarter", "¾": " and three quarters"}
+_UNITS = {"$": ("dollar", "cent"), "£": ("pound", "pence"), "€": ("euro", "cent"), "¥": ("yen", "sen")}
+_MONTHS = "january february march april may june july august september october november december".split()
+_SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "@": "at", "=": "equals", "°": "degrees"}
+_ABBREVIATIONS = {
+    "mr": "mister",
+    "mrs": "missus",
+    "dr": "doctor",
+    "drs": "doctors",
+    "messrs": "messrs",
+    "etc": "et cetera",
+    "vs": "versus",
+    "jr": "junior",
+    "sr": "senior",
+}
+# Only with a capital and a full stop: as bare words these mean something else.
+_TITLES = {
+    "Capt": "captain",
+    "Col": "colonel",
+    "Gen": "general",
+    "Lt": "lieutenant",
+    "Sgt": "sergeant",
+    "Maj": "major",
+    "Rev": "reverend",
+    "Hon": "honorable",
+    "Prof": "professor",
+    "Gov": "governor",
+    "Sen": "senator",
+    "Esq": "esquire",
+    "Co": "company",
+    "Ltd": "limited",
+    "Inc": "incorporated",
+    "Dept": "department",
+    "Ave": "avenue",
+    "Blvd": "boulevard",
+    "Rd": "road",
+    "Ft": "fort",
+    "Mt": "mount",
+}
+_FOLD = str.maketrans(
+    {
+        **dict.fromkeys("‘’‛′`´ʼ", "'"),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+        **{"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d"},
+        **_FRACTIONS,
+    }
+)
+_NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
+_MONTH = "|".join(_MONTHS) + "|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
+
+
+def cardinal(number: int) -> str:
+    """The words of a whole number below 10^15, the American way: `1205` -> `one thousand two hundred five`."""
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        tens, ones = divmod(number, 10)
+        return _TENS[tens] + (f" {_ONES[ones]}" if ones else "")
+    for scale, name in _SCALES:
+        if number >= scale:
+            head, rest = divmod(number, scale)
+            return f"{cardinal(head)} {name}" + (f" {cardinal(rest)}" if rest else "")
+    raise AssertionError("unreachable: every number from 100 up has a scale")
+
+
+def ordinal(number: int) -> str:
+    """The ordinal's words: `21` -> `twenty first`."""
+    words = cardinal(number).split()
+    last = words[-1]
+    words[-1] = _ORDINALS.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last.removesuffix("t") + "th")
+    return " ".join(words)
+
+
+def year(number: int) -> str:
+    """A year as it is said: `1905` -> `nineteen oh five`, `2009` -> `two thousand nine`, `1900` -> `nineteen hundred`."""
+    century, rest = divmod(number, 100)
+    if not 1000 <= number <= 9999 or (century % 10 == 0 and rest < 10):
+        return cardinal(number)
+    if rest == 0:
+        return f"{cardinal(century)} hundred"
+    return f"{cardinal(century)} {'oh ' if rest < 10 else ''}{cardinal(rest)}"
+
+
+def digits(text: str) -> str:
+    """Every digit of `text` as a word, everything else left out: `07-5` -> `zero seven five`."""
+    return " ".join(_ONES[int(c)] for c in text if c.isdecimal())
+
+
+def _plain(text: str) -> str:
+    """A run of digits, perhaps with commas, as years, codes and amounts are usually read."""
+    bare = text.replace(",", "")
+    number = int(bare)
+    if "," not in text:
+        if (len(bare) > 1 and bare[0] == "0") or len(bare) > 12 or (len(bare) >= 6 and number % 1000):
+            return digits(bare)
+        if len(bare) == 4 and (1100 <= number < 2000 or 2010 <= number < 2100):
+            return year(number)
+    return cardinal(number)
+
+
+def _decimal(whole: str, fraction: str | None) -> str:
+    return f"{_plain(whole or '0')} point {digits(fraction)}" if fraction else _plain(whole)
+
+
+def _money(m: re.Match[str]) -> str:
+    unit, small = _UNITS[m["unit"]]
+    whole, cents, scale = m["whole"].replace(",", ""), m["cents"], m["scale"]
+    plural = "" if unit == "yen" else "s"
+    if scale:
+        return f" {_decimal(m['whole'], cents)} {scale} {unit}{plural} "
+    if cents and len(cents) != 2:
+        return f" {_decimal(m['whole'], cents)} {unit}{plural} "
+    words = f" {cardinal(int(whole))} {unit}{'' if int(whole) == 1 else plural} "
+    if not cents or cents == "00":
+        return words
+    small = small if small == "pence" or int(cents) == 1 else f"{small}s"
+    return (words if int(whole) else " ") + ("and " if int(whole) else "") + f"{cardinal(int(cents))} {small} "
+
+
+def _time(m: re.Match[str]) -> str:
+    hour, minute, half = int(m["hour"]), int(m["minute"] or 0), m["half"]
+    words = cardinal(hour)
+    if minute:
+        words += f" {'oh ' if minute < 10 else ''}{cardinal(minute)}"
+    elif not half:
+        words += " o'clock" if 1 <= hour <= 12 else " hundred"
+    return f" {words} {half.lower()} m " if half else f" {words} "
+
+
+def _date(m: re.Match[str]) -> str:
+    name = m["month"].lower()
+    month = next(full for full in _MONTHS if full.startswith(name[:3]))
+    day = int(m["day"])
+    if not 1 <= day <= 31:
+        return m[0]
+    return f" {month} {ordinal(day)} " + (f"{year(int(m['year']))} " if m["year"] else "")
+
+
+def _slashed_date(m: re.Match[str]) -> str:
+    month, day = int(m["month"]), int(m["day"])
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return m[0]
+    return f" {_MONTHS[month - 1]} {ordinal(day)} {year(int(m['year']))} "
+
+
+def _decade(m: re.Match[str]) -> str:
+    words = year(int(m[1])) if len(m[1]) == 4 else cardinal(int(m[1]))
+    return f" {words[:-1]}ies " if words.endswith("y") else f" {words}s "
+
+
+def _title(m: re.Match[str]) -> str:
+    return _TITLES[m[1]] + " "
+
+
+_Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+
+
+def _rule(pattern: str, repl: str | Callable[[re.Match[str]], str], flags: re.RegexFlag = re.IGNORECASE) -> _Rule:
+    return re.compile(pattern, flags), repl
+
+
+_CASED: tuple[_Rule, ...] = (
+    _rule(r"\bSt\.?\s+(?=[A-Z])", "saint ", re.RegexFlag(0)),
+    _rule(r"\bSt\.", "street ", re.RegexFlag(0)),
+    _rule(rf"\b({'|'.join(_TITLES)})\.", _title, re.RegexFlag(0)),
+    _rule(r"\bNo\.\s*(?=\d)", "number ", re.RegexFlag(0)),
+)
+# The order counts: each rule eats what a later, more general one would misread.
+_NUMERIC: tuple[_Rule, ...] = (
+    _rule(
+        rf"(?P<unit>[$£€¥])\s?(?P<whole>{_NUMBER})(?:\.(?P<cents>\d+))?"
+        r"(?:\s?(?P<scale>hundred|thousand|million|billion|trillion))?\b",
+        _money,
+    ),
+    _rule(r"\b(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?:\s*(?P<half>[ap])\.?\s?m\b\.?)?", _time),
+    _rule(r"\b(?P<hour>1[0-2]|0?[1-9])(?P<minute>)\s*(?P<half>[ap])\.?\s?m\b\.?", _time),
+    _rule(r"\b(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)\b", _slashed_date),
+    _rule(r"\b(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{4})\b", _slashed_date),
+    _rule(
+        rf"\b(?P<month>{_MONTH})\b\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?!:)(?:,?\s+(?P<year>[12]\d{{3}})\b)?", _date
+    ),
+    _rule(r"(?:\+?1[-. ])?\(?\b(\d{3})\)?[-. ](\d{3})[-.](\d{4})\b", lambda m: f" {digits(m[0])} "),
+    _rule(r"\b\d{3}-\d{4}\b", lambda m: f" {digits(m[0])} "),
+    _rule(rf"\b({_NUMBER})(?:st|nd|rd|th)\b", lambda m: f" {ordinal(int(m[1].replace(',', '')))} "),
+    _rule(r"(?:\b|')(\d\d|1\d\d0|20\d0)'?s\b", _decade),
+    _rule(rf"#\s?(?={_NUMBER})", " number "),
+    _rule(rf"(?<!\w)-(?={_NUMBER})", " minus "),
+    _rule(rf"({_NUMBER})\.(\d+)(?!\.?\d)", lambda m: f" {_decimal(m[1], m[2])} "),
+    _rule(r"(?<!\d)\.(\d+)\b", lambda m: f" point {digits(m[1])} "),
+    _rule(_NUMBER, lambda m: f" {_plain(m[0])} "),
+)
+_WORDS: tuple[_Rule, ...] = (
+    _rule(rf"\b({'|'.join(_ABBREVIATIONS)})\b\.?", lambda m: _ABBREVIATIONS[m[1]]),
+    _rule(r"\b(?:[a-z]\.){2,}|\b[a-z]\.[a-z]\b", lambda m: m[0].replace(".", " ")),  # i.e., U.S., P.M
+    _rule(r"\b([ap])\.m\b\.?", r"\1 m "),
+    _rule(r"[&%+@=°]", lambda m: f" {_SYMBOLS[m[0]]} "),
+    _rule(r"[^a-z']+", " "),
+    _rule(r"'{2,}", " "),
+    _rule(r"(?<![a-z])'+|'+(?![a-z])", " "),
+)
+
+
+def _apply(rules: tuple[_Rule, ...], text: str) -> str:
+    for pattern, repl in rules:
+        text = pattern.sub(repl, text)
+    return text
+
+
+def _fold(text: str) -> str:
+    """Plain ASCII letters: compatibility forms unfolded, accents dropped, typographic marks made plain."""
+    if text.isascii():
+        return text
+    decomposed = unicodedata.normalize("NFKD", text.translate(_FOLD))
+    return "".join(c for c in decomposed if not unicodedata.combining(c)).translate(_FOLD)
+
+
+def normalize(text: str) -> str:
+    """Written English as lower-case spoken words: only a-z, apostrophes inside words, and single spaces.
+
+    Numbers, ordinals, years, money, times, dates, percent and common abbreviations become words; accents are folded;
+    apostrophes at a word's edge (quotes, `'tis`, `prisoners'`) are dropped, since they cannot be heard. Normalising
+    twice changes nothing. Symbols that are not said and scripts other than Latin vanish.
+
+    >>> normalize("Mr. Smith paid $3.50 on May 2nd, 1999!")
+    'mister smith paid three dollars and fifty cents on may second nineteen ninety nine'
+    """
+    text = _apply(_CASED, _fold(text))
+    if any(map(str.isdigit, text)):
+        text = _apply(_NUMERIC, text)
+    return " ".join(_apply(_WORDS, text.lower()).split())
