@@ -1,0 +1,254 @@
+"""Train a recogniser: hybrid CTC and transducer, the lookahead drawn at random for every batch.
+
+`vivavoce train asr CONFIG.toml` reads manifests, trains on one CPU, one GPU (bf16) or many (torchrun), and resumes from
+the last checkpoint of its run folder. What it exports is the average of the weights along the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+import tomllib
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from vivavoce.recipes.data.augment import SpecAugment
+from vivavoce.speech.asr.ctc import CtcHead
+from vivavoce.speech.asr.model import AsrConfig, AsrModel
+from vivavoce.speech.checkpoint import save
+from vivavoce.speech.config import parse
+from vivavoce.speech.errors import BadConfig
+from vivavoce.speech.nn.encoder import EncoderConfig
+
+from .data import Batch, DataConfig, TrainingData
+from .measure import error_rates
+
+LOOKAHEADS = (0, 1, 6, 13, 69)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """steps: length of the whole run; the rate warms up linearly, holds, and falls linearly to 0 over the last
+    `cooldown` share. average: decay of the moving average of the weights that is exported."""
+
+    rate: float = 1.5e-3
+    steps: int = 10_000
+    warmup: int = 500
+    cooldown: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    average: float = 0.999
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
+    is between_weight. minutes: how long one call may train, 0 for no limit."""
+
+    name: str
+    tokenizer: str
+    data: DataConfig
+    encoder: EncoderConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    spec_augment: SpecAugment = field(default_factory=SpecAugment)
+    lookaheads: tuple[int, ...] = LOOKAHEADS
+    between: int = -1
+    between_weight: float = 0.3
+    seed: int = 1
+    save_minutes: float = 5.0
+    measure_steps: int = 1000
+
+
+class Trainer:
+    """Everything a run needs, and `step` to move it on; `state` and `load` make it resumable from any step."""
+
+    def __init__(self, config: TrainConfig, root: Path, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device, self.step_count = config, device, 0
+        self.tokenizer = Tokenizer.from_file(str(root / config.tokenizer))
+        pieces = self.tokenizer.get_vocab_size()
+        self.model = AsrModel(AsrConfig(config.name, config.encoder, pieces)).to(device)
+        self.model.encoder.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.between = CtcHead(config.encoder.width, pieces).to(device) if config.between >= 0 else None
+        self.parameters = [p for m in (self.model, self.between) if m is not None for p in m.parameters()]
+        decay = [p for p in self.parameters if p.dim() > 1]
+        rest = [p for p in self.parameters if p.dim() <= 1]
+        o = config.optimizer
+        self.optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": o.weight_decay},
+                                            {"params": rest, "weight_decay": 0.0}], lr=o.rate, betas=(0.9, 0.98),
+                                           fused=True)
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        o, step = self.config.optimizer, self.step_count
+        warm = min(1.0, (step + 1) / max(o.warmup, 1))
+        cool = max(0.0, (o.steps - step) / max(o.cooldown * o.steps, 1.0))
+        return o.rate * min(warm, cool, 1.0)
+
+    def step(self, batch: Batch) -> float:
+        """One update; returns the loss in nats a token."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        amp = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+        with amp:
+            loss = self.loss(batch.to(self.device))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step_count += 1
+        self._update_average()
+        return float(loss.detach())
+
+    def loss(self, batch: Batch) -> Tensor:
+        draw = random.Random(self.config.seed * 1_000_003 + self.step_count)
+        lookahead = draw.choice(self.config.lookaheads)
+        mel, frames = self.model.features(batch.pcm, batch.samples)
+        mel = self.config.spec_augment(mel, frames, seed=draw.randrange(2**31))
+        caught: list[Tensor] = []
+        hook = None
+        if self.between is not None:
+            layer = self.model.encoder.layers[self.config.between]
+            hook = layer.register_forward_hook(lambda _m, _i, out: caught.append(out))
+        try:
+            x, count = self.model.encoder(mel, frames, lookahead)
+        finally:
+            if hook is not None:
+                hook.remove()
+        assert self.model.ctc is not None
+        loss = self.model.ctc.loss(x, count, batch.tokens, batch.token_lengths)
+        if self.between is not None:
+            w = self.config.between_weight
+            loss = (1 - w) * loss + w * self.between.loss(caught[0], count, batch.tokens, batch.token_lengths)
+        return loss
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(self.config.optimizer.average, (1 + self.step_count) / (10 + self.step_count))
+        mine = list(self.average.values())
+        torch._foreach_lerp_(mine, [p.detach() for p in self.model.parameters()], 1 - keep)
+
+    def averaged(self) -> AsrModel:
+        """A copy of the model with averaged weights, in evaluation mode."""
+        model = AsrModel(self.model.config).to(self.device)
+        model.load_state_dict({**self.model.state_dict(), **self.average})
+        return model.eval()
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step_count, "model": self.model.state_dict(), "average": self.average,
+                "between": None if self.between is None else self.between.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.step_count = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
+        if self.between is not None:
+            self.between.load_state_dict(state["between"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"].cpu())
+
+
+class Run:
+    """A trainer with its folder: log, checkpoints, export."""
+
+    def __init__(self, config: TrainConfig, root: Path, folder: Path, device: torch.device) -> None:
+        self.config, self.folder = config, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.trainer = Trainer(config, root, device)
+        self.data = TrainingData(config.data, root, self.trainer.tokenizer, seed=config.seed)
+        self.checkpoint = folder / "last.pt"
+        if self.checkpoint.exists():
+            self.trainer.load(torch.load(self.checkpoint, map_location=device, weights_only=True))
+        self.stopping = False
+
+    def train(self, minutes: float = 0) -> None:
+        """Until the last step, `minutes` have passed, or a signal asks to stop; always leaves a checkpoint."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        began = saved = time.monotonic()
+        losses: list[float] = []
+        heard = 0.0
+        for batch in self.data.batches(start=self.trainer.step_count):
+            losses.append(self.trainer.step(batch))
+            heard += batch.seconds
+            now = time.monotonic()
+            if self.trainer.step_count % 50 == 0:
+                self.log(f"loss {sum(losses) / len(losses):.3f}  lr {self.trainer.rate():.2e}  "
+                         f"{heard / (now - began):.0f}x real time")
+                losses.clear()
+            over = self.stopping or (minutes and now - began > minutes * 60)
+            done = self.trainer.step_count >= self.config.optimizer.steps
+            if self.trainer.step_count % self.config.measure_steps == 0 or done:
+                self.measure()
+            if over or done or now - saved > self.config.save_minutes * 60:
+                self.save()
+                saved = time.monotonic()
+            if over or done:
+                return
+
+    def measure(self) -> None:
+        model = self.trainer.averaged()
+        for name, utterances in self.data.dev.items():
+            rates = error_rates(model, self.trainer.tokenizer, utterances, lookahead=6)
+            self.log(f"{name}: WER {100 * rates.wer:.1f} %  CER {100 * rates.cer:.1f} %")
+
+    def save(self) -> None:
+        """Atomic, so that a cut never leaves half a checkpoint."""
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(self.trainer.state(), part)
+        part.replace(self.checkpoint)
+        save(self.trainer.averaged(), self.trainer.tokenizer, self.folder / "export")
+
+    def log(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} step {self.trainer.step_count}  {text}"
+        print(line, flush=True)
+        with (self.folder / "log.txt").open("a") as f:
+            f.write(line + "\n")
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Raises BadConfig: unreadable, not TOML, unknown keys."""
+    try:
+        return parse(TrainConfig, tomllib.loads(path.read_text()), str(path))
+    except OSError as e:
+        raise BadConfig(f"{path}: cannot be read ({e.strerror})") from e
+    except tomllib.TOMLDecodeError as e:
+        raise BadConfig(f"{path}: not TOML ({e})") from e
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="vivavoce train asr", description="Train a recogniser; resumes by itself.")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")),
+                        help="folder that the paths in the config start from (default: $VIVAVOCE_DATA)")
+    parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/NAME)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so long, with a checkpoint")
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = read_config(args.config)
+    Run(config, args.data, args.out or Path("runs") / config.name, torch.device(args.device)).train(args.minutes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
