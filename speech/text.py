@@ -170,6 +170,10 @@ def _slashed_date(m: re.Match[str]) -> str:
     return f" {_MONTHS[month - 1]} {ordinal(day)} {year(int(m['year']))} "
 
 
+def _code(m: re.Match[str]) -> str:
+    return m[0] if m[2].endswith("00") else f"{m[1]} {digits(m[2])} "
+
+
 def _decade(m: re.Match[str]) -> str:
     words = year(int(m[1])) if len(m[1]) == 4 else cardinal(int(m[1]))
     return f" {words[:-1]}ies " if words.endswith("y") else f" {words}s "
@@ -204,10 +208,12 @@ _NUMERIC: tuple[_Rule, ...] = (
     _rule(r"\b(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)\b", _slashed_date),
     _rule(r"\b(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{4})\b", _slashed_date),
     _rule(
-        rf"\b(?P<month>{_MONTH})\b\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?!:)(?:,?\s+(?P<year>[12]\d{{3}})\b)?", _date
+        rf"\b(?P<month>{_MONTH})\b\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?!:)(?:,?\s+(?P<year>[12]\d{{3}})\b)?",
+        _date,
     ),
     _rule(r"(?:\+?1[-. ])?\(?\b(\d{3})\)?[-. ](\d{3})[-.](\d{4})\b", lambda m: f" {digits(m[0])} "),
     _rule(r"\b\d{3}-\d{4}\b", lambda m: f" {digits(m[0])} "),
+    _rule(r"\b((?:code|dial|extension|password|pin|zip|(?:order|phone) number)(?: is)?)\s+(\d{3,})\b", _code),
     _rule(rf"\b({_NUMBER})(?:st|nd|rd|th)\b", lambda m: f" {ordinal(int(m[1].replace(',', '')))} "),
     _rule(r"(?:\b|')(\d\d|1\d\d0|20\d0)'?s\b", _decade),
     _rule(rf"#\s?(?={_NUMBER})", " number "),
