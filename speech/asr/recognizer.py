@@ -1,0 +1,173 @@
+"""The recogniser: PCM at 16 kHz in, words out, for one session or many in one batch.
+
+It chains features, encoder and decoder in an `Engine` and turns what they emit into words. A file is a session fed in
+large blocks and a microphone one fed in small ones; the words are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.streaming.chain import Chain, ChainState
+from vivavoce.streaming.clock import Clock
+from vivavoce.streaming.engine import Engine, Slot
+
+from .ctc import CtcGreedy
+from .model import AsrModel
+from .transcript import Transcript
+from .words import OpenWord, Token, Update, Vocabulary, Word
+
+BLOCK_SECONDS = 30.0  # how much of a file is fed at once
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a session carries besides its tensors: samples heard, and the word still growing."""
+
+    heard: int = 0
+    open_word: OpenWord = OpenWord()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A whole session as a value: open another with it, here or in another process."""
+
+    state: ChainState
+    progress: Progress
+    lookahead: int
+
+
+class Recognizer:
+    """Many sessions on one model. Not thread-safe: one thread steps it.
+
+    model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once.
+    """
+
+    def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1) -> None:
+        """Raises BadCheckpoint for a model that cannot stream."""
+        if not model.config.encoder.causal:
+            raise BadCheckpoint(f"{model.config.name} hears whole utterances only and cannot stream; "
+                                "choose a model with a causal encoder")
+        self.model = model.eval()
+        self.clock = Clock()
+        pieces = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+        self.vocabulary = Vocabulary(pieces, self.clock.frame)
+        weight = next(model.encoder.parameters())
+        self.device = weight.device
+        self.engine: Engine[ChainState] = Engine(
+            Chain([model.features, model.encoder, decoder_of(model)],
+                  item_shapes=[(), (model.config.encoder.mels,), (model.config.encoder.width,)],
+                  like=torch.zeros((), dtype=weight.dtype, device=weight.device)), slots)
+        self._progress: dict[Slot, Progress] = {}
+
+    def open(self, *, lookahead: int = 6, snapshot: Snapshot | None = None) -> Slot:
+        """Start a session; lookahead in encoder frames of 80 ms (see `Clock.lookahead_frames`). Raises Full."""
+        if snapshot is not None:
+            slot = self.engine.open(lookahead=snapshot.lookahead, snapshot=snapshot.state)
+            self._progress[slot] = snapshot.progress
+        else:
+            slot = self.engine.open(lookahead=lookahead)
+            self._progress[slot] = Progress()
+        return slot
+
+    def set_lookahead(self, slot: Slot, lookahead: int) -> None:
+        """From the session's next chunk on."""
+        self.engine.set_lookahead(slot, lookahead)
+
+    def step(self, feeds: Mapping[Slot, Tensor], final: Collection[Slot] = ()) -> dict[Slot, Update]:
+        """Feed each session its new samples, (n,) float32 and any n; sessions in `final` end with them.
+
+        Returns for each the words finished by this step and the tail that may still change.
+        """
+        emitted = self.engine.step({slot: pcm.to(self.device) for slot, pcm in feeds.items()}, final)
+        updates = {}
+        for slot, (row, count) in emitted.items():
+            before = self._progress[slot]
+            heard = before.heard + len(feeds[slot])
+            columns = (column[:count].tolist() for column in row)
+            tokens = [Token(*values) for values in zip(*columns, strict=True)]
+            open_word, updates[slot] = self.vocabulary.feed(before.open_word, tokens, heard, slot in final)
+            self._progress[slot] = Progress(heard, open_word)
+        return updates
+
+    def snapshot(self, slot: Slot) -> Snapshot:
+        return Snapshot(self.engine.snapshot(slot), self._progress[slot], self.engine.lookahead(slot))
+
+    def close(self, slot: Slot) -> None:
+        self.engine.close(slot)
+        del self._progress[slot]
+
+    def heard(self, slot: Slot) -> int:
+        """Samples fed to this session so far."""
+        return self._progress[slot].heard
+
+    def transcribe(self, pcm: Tensor, *, lookahead: int = 69) -> Transcript:
+        """One recording, (n,) float32 at 16 kHz."""
+        (_, transcript), = self.transcribe_streams([blocks_of(pcm)], lookahead=lookahead)
+        return transcript
+
+    def transcribe_streams(self, streams: Sequence[Iterable[Tensor]], *,
+                           lookahead: int = 69) -> Iterator[tuple[int, Transcript]]:
+        """Recordings as iterables of blocks, as many at once as there are free slots; yields (index, transcript) as
+        each ends. Raises what an iterable raises, with the other recordings lost: catch errors inside the iterable."""
+        waiting = iter(enumerate(streams))
+        running: dict[Slot, _Reading] = {}
+        try:
+            while True:
+                while self.engine.free and (entry := next(waiting, None)) is not None:
+                    running[self.open(lookahead=lookahead)] = _Reading(entry[0], entry[1])
+                if not running:
+                    return
+                yield from self._advance(running, lookahead)
+        finally:
+            for slot in running:
+                self.close(slot)
+
+    def _advance(self, running: dict[Slot, _Reading], lookahead: int) -> Iterator[tuple[int, Transcript]]:
+        feeds = {slot: reading.next_block() for slot, reading in running.items()}
+        ended = [slot for slot in running if running[slot].ended]
+        for slot, update in self.step(feeds, ended).items():
+            running[slot].words += update.stable
+        for slot in ended:
+            reading = running.pop(slot)
+            samples = self.heard(slot)
+            self.close(slot)
+            yield reading.index, Transcript(tuple(reading.words), samples, self.clock.rate, self.model.config.name,
+                                            self.clock.lookahead_ms(lookahead))
+
+
+class _Reading:
+    """A recording being read: one block is held so that the last is known as the last."""
+
+    def __init__(self, index: int, stream: Iterable[Tensor]) -> None:
+        self.index, self.words = index, list[Word]()
+        self._blocks = iter(stream)
+        self._held: Tensor | None = next(self._blocks, None)
+
+    @property
+    def ended(self) -> bool:
+        return self._held is None
+
+    def next_block(self) -> Tensor:
+        block, self._held = self._held, next(self._blocks, None)
+        return torch.zeros(0) if block is None else block
+
+
+def decoder_of(model: AsrModel) -> Any:
+    """The greedy decoder of the model's head."""
+    if model.ctc is None:
+        raise BadCheckpoint(f"{model.config.name} has no head to decode with")
+    return CtcGreedy(model.ctc, model.config.blank)
+
+
+def blocks_of(pcm: Tensor, seconds: float = BLOCK_SECONDS, rate: int = 16000) -> Iterator[Tensor]:
+    """pcm (n,) in pieces of `seconds`; at least one."""
+    size = round(seconds * rate)
+    yield from pcm.split(size) if len(pcm) else [pcm]
