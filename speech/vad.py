@@ -131,7 +131,7 @@ class Vad(nn.Module):
         x = (real**2 + imaginary**2).sqrt()
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = conv(x).relu()
-        return x.squeeze(-1).unflatten(0, windows.shape[:2])
+        return x.reshape(*windows.shape[:2], HIDDEN)
 
     def _remember(self, seen: Tensor, state: VadState, real: Tensor) -> Tensor:
         """One LSTM step on the rows where `real`: (slots, 128) -> probability (slots,), 0 elsewhere."""
