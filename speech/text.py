@@ -10,11 +10,12 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+"""
+_ONES = _SMALL.split()
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 _ORDINALS = {
     "one": "first",
@@ -27,7 +28,8 @@ _ORDINALS = {
 }
 _FRACTIONS = {"½": " and a half", "¼": " and a quarter", "¾": " and three quarters"}
 _UNITS = {"$": ("dollar", "cent"), "£": ("pound", "pence"), "€": ("euro", "cent"), "¥": ("yen", "sen")}
-_MONTHS = "january february march april may june july august september october november december".split()
+_CALENDAR = "january february march april may june july august september october november december"
+_MONTHS = _CALENDAR.split()
 _SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "@": "at", "=": "equals", "°": "degrees"}
 _ABBREVIATIONS = {
     "mr": "mister",
@@ -99,7 +101,7 @@ def ordinal(number: int) -> str:
 
 
 def year(number: int) -> str:
-    """A year as it is said: `1905` -> `nineteen oh five`, `2009` -> `two thousand nine`, `1900` -> `nineteen hundred`."""
+    """A year as it is said: `1905` -> `nineteen oh five`, `2009` -> `two thousand nine`."""
     century, rest = divmod(number, 100)
     if not 1000 <= number <= 9999 or (century % 10 == 0 and rest < 10):
         return cardinal(number)

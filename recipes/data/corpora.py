@@ -60,7 +60,7 @@ def raw_lines(file: Path) -> Iterator[str]:
     number = 0
     try:
         with lzma.open(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(lines, 1):  # noqa: B007 (the except clause names the line)
                 if file.name.endswith(".jsonl.xz"):
                     yield from (turn["text"] for turn in json.loads(line)["turns"])
                 else:

@@ -1,4 +1,4 @@
-"""Room impulse responses: simulated by the image method for shoebox rooms drawn by seed, for `augment` to convolve with.
+"""Room impulse responses: simulated by the image method for shoebox rooms drawn by seed; `augment` convolves.
 
 Nothing is read; `simulate` returns float32 responses at 16 kHz that begin with the direct sound, at unit height.
 """

@@ -1,4 +1,4 @@
-"""Text into synthetic speech: sentences of the text corpora, read by espeak-ng's and flite's voices, as a corpus folder.
+"""Text into synthetic speech: sentences of the text corpora, read by espeak-ng's and flite's voices, as a corpus.
 
 `main` writes 16 kHz FLAC files in numbered shards and one manifest; a stopped run goes on where it ended, and the seed
 decides every sentence and voice. Dev sentences of `--speech-dir` never enter. Training reads the manifest.

@@ -26,12 +26,13 @@ Audio = npt.NDArray[np.float32]
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
 # espeak-ng's voice variants that sound like people; left out: whisper, croak, the robots, announcers and jokes.
-VARIANTS = tuple(
-    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 adam Alex Alicia Andrea Andy Annie anika antonio aunty belinda benjamin "
-    "boris caleb david Denis Diogo ed edward edward2 Gene Gene2 grandma grandpa gustave Henrique Hugo iven iven2 iven3 "
-    "Jacky john klatt klatt2 klatt3 klatt4 Lee linda marcelo Marco max Michael michel miguel Mike Nguyen norbert pablo "
-    "paul pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor zac".split()
-)
+_NAMES = """
+m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 adam Alex Alicia Andrea Andy Annie anika antonio aunty belinda benjamin boris
+caleb david Denis Diogo ed edward edward2 Gene Gene2 grandma grandpa gustave Henrique Hugo iven iven2 iven3 Jacky john
+klatt klatt2 klatt3 klatt4 Lee linda marcelo Marco max Michael michel miguel Mike Nguyen norbert pablo paul pedro quincy
+rob robert sandro shelby steph steph2 steph3 travis victor zac
+"""
+VARIANTS = tuple(_NAMES.split())
 FLITE = ("kal16", "awb", "rms", "slt")
 
 
@@ -157,4 +158,5 @@ def say(text: str, voice: Voice) -> Audio:
     if peak == 0 or not len(loud):
         raise BadAudio(f"{voice.speaker} made no sound of {text!r}; leave that sentence out")
     margin = RATE // 20
-    return audio[max(0, loud[0] - margin) : loud[-1] + margin] * np.float32(voice.level / peak)
+    spoken: Audio = audio[max(0, loud[0] - margin) : loud[-1] + margin]
+    return spoken * np.float32(voice.level / peak)

@@ -1,0 +1,245 @@
+"""Batches for training: which utterances go together (`Batches`), and what a batch holds (`Recordings`, `Batch`).
+
+Utterances come from manifests. They are bucketed by seconds and by text length, each batch filled up to a budget of
+padded seconds; the order depends only on (seed, epoch), so a run resumes from any batch and ranks share one plan. What
+leaves goes to the training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from vivavoce.recipes.data.augment import Audio, Augment, Stored
+from vivavoce.recipes.data.manifest import Utterance
+from vivavoce.speech.errors import BadAudio, BadConfig
+from vivavoce.speech.text import normalize
+
+RATE = 16000
+FRAME_SECONDS = 0.08  # of the encoder: CTC needs one a token, and one more between two equal tokens
+
+
+class Batch(NamedTuple):
+    """pcm (B, N) float32 at 16 kHz, zero-padded; samples (B,); tokens (B, U), zero-padded; token_lengths (B,)."""
+
+    pcm: Tensor
+    samples: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+
+    @property
+    def seconds(self) -> float:
+        """Of audio, padding not counted."""
+        return float(self.samples.sum()) / RATE
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(*(t.to(device, non_blocking=True) for t in self))
+
+
+def read_audio(utterance: Utterance) -> Stored:
+    """Decode to (samples,) int16 at 16 kHz, channels averaged. Raises BadAudio naming the file."""
+    try:
+        audio, rate = soundfile.read(utterance.path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as e:
+        raise BadAudio(f"{utterance.path}: cannot be decoded ({e}); fix its manifest row or remove it") from e
+    mono = audio.mean(1)
+    if rate != RATE:
+        mono = soxr.resample(mono, rate, RATE)
+    return np.asarray(np.clip(np.round(mono * 32767), -32768, 32767), np.int16)
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """seconds: padded audio a batch holds at most. buckets: classes of length; each is cut in text_buckets by tokens.
+
+    longest, shortest: utterances outside are left out (seconds).
+    """
+
+    seconds: float = 120.0
+    buckets: int = 64
+    text_buckets: int = 2
+    shortest: float = 0.2
+    longest: float = 20.0
+    seed: int = 0
+
+
+class Recordings(Dataset[Batch]):
+    """Utterances with their tokens; indexed by (epoch, indices), it decodes, augments and pads one batch.
+
+    Those that are too short, too long, or have more tokens than the encoder has frames are left out and counted in
+    `left_out`. cache keeps decoded int16 audio in memory (115 MB an hour).
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        tokenizer: Tokenizer,
+        config: BatchConfig,
+        weights: Sequence[float] | None = None,
+        augment: Augment | None = None,
+        cache: bool = True,
+    ) -> None:
+        if weights is not None and len(weights) != len(utterances):
+            raise BadConfig(f"{len(weights)} weights for {len(utterances)} utterances; give one each")
+        given = list(weights) if weights is not None else [1.0] * len(utterances)
+        coded = tokenizer.encode_batch([normalize(u.text) for u in utterances])
+        tokens = [np.array(e.ids, np.int64) for e in coded]
+        keep = [i for i, u in enumerate(utterances) if _fits(u.seconds, tokens[i], config)]
+        self.utterances = [utterances[i] for i in keep]
+        self.tokens = [tokens[i] for i in keep]
+        self.weights = np.array([given[i] for i in keep])
+        self.left_out = len(utterances) - len(keep)
+        self.augment = augment
+        self._cache: dict[int, Stored] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    @property
+    def hours(self) -> float:
+        return sum(u.seconds for u in self.utterances) / 3600
+
+    def audio(self, index: int) -> Stored:
+        """Decoded (samples,) int16 at 16 kHz."""
+        if self._cache is None:
+            return read_audio(self.utterances[index])
+        if index not in self._cache:
+            self._cache[index] = read_audio(self.utterances[index])
+        return self._cache[index]
+
+    def __getitem__(self, request: tuple[int, Sequence[int]]) -> Batch:
+        epoch, indices = request
+        return pad([self._waveform(i, epoch) for i in indices], [self.tokens[i] for i in indices])
+
+    def _waveform(self, index: int, epoch: int) -> Audio:
+        audio = self.audio(index).astype(np.float32) / 32768
+        return audio if self.augment is None else self.augment(audio, index, epoch)
+
+
+def _fits(seconds: float, tokens: npt.NDArray[np.int64], config: BatchConfig) -> bool:
+    repeats = int((tokens[1:] == tokens[:-1]).sum())
+    faster = 1.1  # speed augmentation may shorten it
+    return config.shortest <= seconds <= config.longest and len(tokens) + repeats <= seconds / faster / FRAME_SECONDS
+
+
+def pad(audio: Sequence[Audio], tokens: Sequence[npt.NDArray[np.int64]]) -> Batch:
+    """Waveforms and token rows of any lengths as one zero-padded batch."""
+    samples = torch.tensor([len(a) for a in audio])
+    lengths = torch.tensor([len(t) for t in tokens])
+    pcm = torch.zeros(len(audio), int(samples.max()))
+    padded = torch.zeros(len(tokens), int(lengths.max()), dtype=torch.int64)
+    for row, (a, t) in enumerate(zip(audio, tokens, strict=True)):
+        pcm[row, : len(a)] = torch.from_numpy(a)
+        padded[row, : len(t)] = torch.from_numpy(t)
+    return Batch(pcm, samples, padded, lengths)
+
+
+class Batches:
+    """The plan of every epoch: lists of indices, the same on all ranks, of which each rank takes every world-th."""
+
+    def __init__(self, recordings: Recordings, config: BatchConfig, rank: int = 0, world: int = 1) -> None:
+        if not len(recordings):
+            raise BadConfig("no utterance is left to train on; check the manifests and the length limits")
+        self.recordings, self.config, self.rank, self.world = recordings, config, rank, world
+        self.seconds = np.array([u.seconds for u in recordings.utterances])
+        self.lengths = np.array([len(t) for t in recordings.tokens])
+        self._bucket = _two_dimensional(self.seconds, self.lengths, config)
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """This rank's batches of an epoch, in order. A weight of 2.5 shows an utterance two or three times."""
+        everyone = self._plan(np.random.default_rng((self.config.seed, epoch)))
+        short = -len(everyone) % self.world  # every rank takes as many steps, or the others would wait for ever
+        everyone += [everyone[i % len(everyone)] for i in range(short)]
+        return everyone[self.rank :: self.world]
+
+    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
+        weights = self.recordings.weights
+        repeats = np.floor(weights + rng.random(len(weights))).astype(np.int64)
+        chosen = rng.permutation(np.repeat(np.arange(len(weights)), repeats))
+        chosen = chosen[np.argsort(self._bucket[chosen], kind="stable")]  # stable: still shuffled inside a bucket
+        batches = list(self._cut(chosen))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _cut(self, ordered: npt.NDArray[np.int64]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        longest = 0.0
+        for i in ordered.tolist():
+            after = max(longest, float(self.seconds[i]))
+            if batch and after * (len(batch) + 1) > self.config.seconds:
+                yield batch
+                batch, after = [], float(self.seconds[i])
+            batch.append(i)
+            longest = after
+        if batch:
+            yield batch
+
+    def padding(self, epoch: int = 0) -> float:
+        """Share of an epoch's samples that are padding, before augmentation."""
+        plan = self.epoch(epoch)
+        padded = sum(len(b) * self.seconds[b].max() for b in plan)
+        return 1 - sum(float(self.seconds[b].sum()) for b in plan) / float(padded)
+
+    def requests(self, epoch: int = 0, batch: int = 0) -> Iterator[tuple[int, list[int]]]:
+        """What `Recordings` is indexed by, without end, from batch `batch` of epoch `epoch` on."""
+        while True:
+            for indices in self.epoch(epoch)[batch:]:
+                yield epoch, indices
+            epoch, batch = epoch + 1, 0
+
+    def at_step(self, step: int) -> tuple[int, int]:
+        """(epoch, batch) of the step-th batch since the beginning: where to resume."""
+        epoch = 0
+        while step >= (count := len(self.epoch(epoch))):
+            epoch, step = epoch + 1, step - count
+        return epoch, step
+
+    def loader(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> DataLoader[Batch]:
+        """Batches without end from there on, made here or by `workers` processes, in the same order."""
+        return DataLoader(
+            self.recordings,
+            batch_size=None,
+            sampler=_Requests(self, epoch, batch),
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if workers else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """A sampler, as DataLoader wants it: something to iterate over again and again."""
+
+    batches: Batches
+    epoch: int
+    batch: int
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return self.batches.requests(self.epoch, self.batch)
+
+
+def _two_dimensional(
+    seconds: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64], config: BatchConfig
+) -> npt.NDArray[np.int64]:
+    """Each utterance's bucket: by seconds (equally filled), then within it by tokens (arXiv 2503.05931)."""
+    outer = _ranks(seconds) * config.buckets // len(seconds)
+    bucket = np.zeros(len(seconds), np.int64)
+    for number in range(config.buckets):
+        members = np.flatnonzero(outer == number)
+        inner = _ranks(lengths[members]) * config.text_buckets // max(len(members), 1)
+        bucket[members] = number * config.text_buckets + inner
+    return bucket
+
+
+def _ranks(values: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    ranks = np.empty(len(values), np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks
