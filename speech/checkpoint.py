@@ -16,8 +16,10 @@ import torch
 from tokenizers import Tokenizer
 
 from . import config as configs
+from . import hub
 from .asr.model import AsrConfig, AsrModel
 from .errors import BadCheckpoint, MissingDependency
+from .foreign import rename
 from .weights import Parts, Precision, count_parameters, fit, pack, read, unpack, weight_files, write
 
 CONFIG, TOKENIZER, CARD = "config.json", "tokenizer.json", "README.md"
@@ -163,7 +165,13 @@ def _read(path: Path) -> Parts:
     kind = _model_type(path)
     if kind == MODEL_TYPE:
         return Parts(_own_config(path), unpack(read(path)), _tokenizer(path))
-    raise BadCheckpoint(f"{path}: a checkpoint of another kind ({kind}), not a recogniser this program knows")
+    if kind in hub.KINDS:
+        tensors = rename(read(path), hub.TABLE, hub.IGNORED, str(path))
+        return Parts(hub.read_config(path), tensors, _tokenizer(path))
+    raise BadCheckpoint(
+        f"{path}: a checkpoint of another kind ({kind}); recognisers of these kinds load: "
+        f"{', '.join([MODEL_TYPE, *hub.KINDS])}, .nemo"
+    )
 
 
 def _model_type(folder: Path) -> str:
