@@ -1,0 +1,82 @@
+"""What the commands share: the options that choose a model, a device and a lookahead, and the checks behind them.
+
+Each command's `main` parses its own words with these; `cli` turns what they raise into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NamedTuple
+
+import torch
+
+from vivavoce.speech.checkpoint import Loaded, load
+from vivavoce.speech.errors import MissingDevice
+from vivavoce.streaming.clock import Clock
+
+MODEL = "small-en"
+CLOCK = Clock()
+
+
+class Lookahead(NamedTuple):
+    """frames: R, in encoder frames of 80 ms; note: what to tell a caller whose number was rounded down."""
+
+    frames: int
+    note: str
+
+    @property
+    def ms(self) -> int:
+        return CLOCK.lookahead_ms(self.frames)
+
+
+def lookahead(text: str) -> Lookahead:
+    """An argparse type: `offline`, or ms."""
+    try:
+        return Lookahead(*CLOCK.lookahead_frames(text))
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default=MODEL,
+        metavar="M",
+        help="as `models list` names it, a folder, a .nemo file or a Hub id (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda", "auto"),
+        default="auto",
+        help="where the model runs; auto takes a GPU when there is one (default)",
+    )
+
+
+def positive(text: str) -> float:
+    """An argparse type: a number above zero."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+    return value
+
+
+def count(text: str) -> int:
+    """An argparse type: 1, 2, 3 ..."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def load_model(args: argparse.Namespace) -> Loaded:
+    """The model of `add_model`'s options. Raises what `checkpoint.load` raises, and MissingDevice without a GPU."""
+    gpu = torch.cuda.is_available() if args.device != "cpu" else False
+    if args.device == "cuda" and not gpu:
+        raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
+    return load(args.model, device="cuda" if gpu else "cpu")
+
+
+def say(message: object) -> None:
+    """One line to the person at the terminal."""
+    print(f"vivavoce: {message}", file=sys.stderr, flush=True)
