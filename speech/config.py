@@ -43,6 +43,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
             inner = typing.get_args(option)[0]
             return tuple(_value(inner, item, where) for item in value)
+        if typing.get_origin(option) is Mapping and isinstance(value, Mapping):
+            inner = typing.get_args(option)[1]
+            return {str(key): _value(inner, item, f"{where}.{key}") for key, item in value.items()}
         if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
             return value
         if option is float and isinstance(value, int) and not isinstance(value, bool):

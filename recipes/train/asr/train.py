@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from vivavoce.recipes.data.augment import SpecAugment
+from vivavoce.recipes.data.batches import Batch
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel
 from vivavoce.speech.checkpoint import save
@@ -31,7 +32,7 @@ from vivavoce.speech.config import parse
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.nn.encoder import EncoderConfig
 
-from .data import Batch, DataConfig, TrainingData
+from .data import DataConfig, TrainingData
 from .measure import error_rates
 
 LOOKAHEADS = (0, 1, 6, 13, 69)
@@ -170,6 +171,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.trainer = Trainer(config, root, device)
         self.data = TrainingData(config.data, root, self.trainer.tokenizer, seed=config.seed)
+        self.dev = self.data.dev(root)
+        self.log(self.data.summary)
         self.checkpoint = folder / "last.pt"
         if self.checkpoint.exists():
             self.trainer.load(torch.load(self.checkpoint, map_location=device, weights_only=True))
@@ -202,9 +205,9 @@ class Run:
 
     def measure(self) -> None:
         model = self.trainer.averaged()
-        for name, utterances in self.data.dev.items():
+        for name, utterances in self.dev.items():
             rates = error_rates(model, self.trainer.tokenizer, utterances, lookahead=6)
-            self.log(f"{name}: WER {100 * rates.wer:.1f} %  CER {100 * rates.cer:.1f} %")
+            self.log(f"{name}: WER {100 * rates.words.rate:.1f} %  CER {100 * rates.characters.rate:.1f} %")
 
     def save(self) -> None:
         """Atomic, so that a cut never leaves half a checkpoint."""

@@ -1,0 +1,62 @@
+"""The data of a recogniser's run, from the `[data]` table of its configuration: training batches and dev sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vivavoce.recipes.data import manifest
+from vivavoce.recipes.data.augment import Augment, AugmentConfig
+from vivavoce.recipes.data.batches import Batch, BatchConfig, Batches, Recordings, read_audio
+from vivavoce.recipes.data.sources import gather, noise_pool, room_pool
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """speech: folder of corpora, one manifest each; synthetic: folders that `vivavoce data synthesize` made. Both are
+    relative to the data folder. repeats: how often an epoch shows each corpus (`synthetic` for all made speech).
+    dev: corpora measured while training, with at most dev_utterances of each. workers: processes that decode."""
+
+    speech: str = "speech"
+    synthetic: tuple[str, ...] = ()
+    repeats: Mapping[str, float] = field(default_factory=dict)
+    noise_share: float = 0.02
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    dev: tuple[str, ...] = ("ljspeech", "speechocean762", "librispeech_readers")
+    dev_utterances: int = 60
+    workers: int = 0
+
+
+class TrainingData:
+    """Decoded lazily and kept in memory. Raises BadManifest, BadConfig, BadAudio."""
+
+    def __init__(self, config: DataConfig, root: Path, tokenizer: Tokenizer, *, seed: int, rank: int = 0,
+                 world: int = 1) -> None:
+        self.config = config
+        speech = root / config.speech
+        sources = gather(speech, [root / folder for folder in config.synthetic], config.repeats, config.noise_share)
+        noises = noise_pool(speech)
+        recordings = Recordings(sources.utterances, tokenizer, config.batches, sources.weights)
+        babble = [recordings.audio(i) for i in range(0, len(recordings), max(1, len(recordings) // 200))]
+        recordings.augment = Augment(config.augment, noises=noises, speech=babble, seed=seed,
+                                     rooms=room_pool(speech, config.augment.rooms, seed))
+        self.recordings = recordings
+        self.plan = Batches(recordings, config.batches, rank, world)
+        self.summary = (f"{recordings.hours:.1f} h in {len(recordings)} utterances, {len(self.plan.epoch(0))} batches an "
+                        f"epoch, {100 * self.plan.padding():.1f} % padding; {sources.dropped}")
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Without end, from the start-th batch of the run on."""
+        return iter(self.plan.loader(*self.plan.at_step(start), workers=self.config.workers))
+
+    def dev(self, root: Path) -> dict[str, list[tuple[Tensor, str]]]:
+        """(pcm (n,), text) pairs of each dev set."""
+        return {name: [(torch.from_numpy(read_audio(u)).float() / 32768, u.text)
+                       for u in manifest.load(root / self.config.speech / name, "dev")[: self.config.dev_utterances]
+                       if u.text] for name in self.config.dev}
