@@ -67,14 +67,15 @@ class Chain:
             raise StateMismatch(f"a state of {len(state.stages)} stages was given to a chain of {len(self.stages)}")
         return self._run(0, x, state, valid, final, lookahead)
 
-    def _run(self, i: int, x: Any, state: ChainState, valid: Tensor, final: Tensor, lookahead: int) -> tuple[Any, Tensor]:
+    def _run(self, i: int, x: Any, state: ChainState, valid: Tensor, final: Tensor,
+             lookahead: int) -> tuple[Any, Tensor]:
         if i == len(self.stages):
             return x, valid
         stage, queue = self.stages[i], state.queues[i]
         if not isinstance(queue, Fifo):
             y, count = stage.step(x, state.stages[i], valid, final, lookahead)
             return self._run(i + 1, y, state, count, final, lookahead)
-        outputs = []
+        outputs: list[tuple[Any, Tensor]] = []
         pushed, ending = 0, final
         while not outputs or pushed < x.shape[1]:
             part = x[:, pushed : pushed + self.block]

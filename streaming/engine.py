@@ -67,7 +67,9 @@ class Engine(Generic[S]):
     def step(self, feeds: Mapping[Slot, Tensor], final: Collection[Slot] = ()) -> dict[Slot, tuple[Any, int]]:
         """Feed each slot its new items, (n, ...) and any n; slots in `final` end with them.
 
-        Returns for every slot fed its output row, each tensor (m, ...), and m. Raises UnknownSlot.
+        Returns for every slot fed its output row, each tensor (m, ...), and m. Raises UnknownSlot, and
+        ValueError for feeds of different kinds, before any session is stepped. Should the stage itself fail, sessions
+        not in its batch (of one lookahead) are as they were; close those that are.
         """
         missing = [slot for slot in final if slot not in feeds]
         if missing:
@@ -77,15 +79,20 @@ class Engine(Generic[S]):
             if self._index(slot) in self._ended:
                 raise UnknownSlot(f"{slot} has ended; close it and open another")
             groups.setdefault(self._lookahead[slot.index], []).append(slot)
+        kinds = {(x.shape[1:], x.dtype, x.device) for x in feeds.values()}
+        if len(kinds) > 1:
+            raise ValueError(f"the feeds of one step differ in item shape, dtype or device: {kinds}")
+        batches = {r: torch.nn.utils.rnn.pad_sequence([feeds[slot] for slot in slots], batch_first=True)
+                   for r, slots in groups.items()}
         out: dict[Slot, tuple[Any, int]] = {}
         for lookahead, slots in groups.items():
-            out |= self._step_group(slots, [feeds[slot] for slot in slots], final, lookahead)
+            lengths = [len(feeds[slot]) for slot in slots]
+            out |= self._step_group(slots, batches[lookahead], lengths, final, lookahead)
         return out
 
-    def _step_group(self, slots: list[Slot], rows: list[Tensor], final: Collection[Slot],
+    def _step_group(self, slots: list[Slot], x: Tensor, lengths: list[int], final: Collection[Slot],
                     lookahead: int) -> dict[Slot, tuple[Any, int]]:
-        x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        valid = torch.tensor([len(row) for row in rows], device=x.device)
+        valid = torch.tensor(lengths, device=x.device)
         ends = torch.tensor([slot in final for slot in slots], device=x.device)
         index = slots_tensor(*(slot.index for slot in slots))
         everyone = index.tolist() == list(range(len(self._epoch)))

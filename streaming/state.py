@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,14 +41,16 @@ class State:
     def copy_slots_(self, dst: Tensor, src: Self, src_slots: Tensor) -> None:
         """self[dst] <- src[src_slots]; dst and src_slots are (n,) int64.
 
-        Raises StateMismatch when the two come from different configurations.
+        Raises StateMismatch, before anything is written, when the two come from different configurations.
         """
-        for (name, a), (other, b) in zip(self.leaves(), src.leaves(), strict=True):
+        pairs = list(zip_longest(self.leaves(), src.leaves(), fillvalue=("nothing", torch.zeros(0))))
+        for (name, a), (other, b) in pairs:
             if name != other or a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
                 raise StateMismatch(
                     f"{name} {tuple(a.shape[1:])} {a.dtype} cannot take {other} {tuple(b.shape[1:])} {b.dtype}: "
                     "the states come from different models; load the one the snapshot was made with"
                 )
+        for (_, a), (_, b) in pairs:
             a.index_copy_(0, dst.to(a.device), b.index_select(0, src_slots.to(b.device)).to(a.device))
 
     def take(self, slots: Tensor) -> Self:

@@ -47,7 +47,8 @@ class Sum:
     def init_state(self, slots: int) -> ToyState:
         return ToyState.fresh(slots)
 
-    def step(self, x: Tensor, state: ToyState, valid: Tensor, final: Tensor, lookahead: int = 0) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, state: ToyState, valid: Tensor, final: Tensor,
+             lookahead: int = 0) -> tuple[Tensor, Tensor]:
         state.check_and_end_(valid, final)
         x = x * count_mask(valid, x.shape[1])
         y = torch.nn.functional.pad(state.memory[:, None] + x.cumsum(1), (0, 1), value=777)  # padding that would show
@@ -69,7 +70,8 @@ class Groups:
     def init_state(self, slots: int) -> ToyState:
         return ToyState.fresh(slots)
 
-    def step(self, x: Tensor, state: ToyState, valid: Tensor, final: Tensor, lookahead: int = 0) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, state: ToyState, valid: Tensor, final: Tensor,
+             lookahead: int = 0) -> tuple[Tensor, Tensor]:
         state.check_and_end_(valid, final)
         size = self.spec.chunk_items(lookahead)
         whole = (valid % size == 0) | final
@@ -107,7 +109,8 @@ class Even:
     def init_state(self, slots: int) -> ToyState:
         return ToyState.fresh(slots)
 
-    def step(self, x: Tensor, state: ToyState, valid: Tensor, final: Tensor, lookahead: int = 0) -> tuple[Labels, Tensor]:
+    def step(self, x: Tensor, state: ToyState, valid: Tensor, final: Tensor,
+             lookahead: int = 0) -> tuple[Labels, Tensor]:
         state.check_and_end_(valid, final)
         rows = []
         for i, n in enumerate(valid.tolist()):

@@ -73,7 +73,8 @@ def test_the_chain_has_the_rates_of_its_ends() -> None:
 
 def test_nothing_is_computed_before_a_chunk_is_whole() -> None:
     chain, state = toy_chain(), toy_chain().init_state(1)
-    counts = [int(chain.step(torch.tensor([[1]]), state, torch.tensor([1]), torch.tensor([False]))[1]) for _ in range(11)]
+    one, goes_on = torch.tensor([1]), torch.tensor([False])
+    counts = [int(chain.step(one[None], state, one, goes_on)[1]) for _ in range(11)]
     # a pair is full at inputs 1, 3, 5, ... (one item of the head), and three pairs make an output
     assert [i + 1 for i, n in enumerate(counts) if n] == [5, 11]
 
