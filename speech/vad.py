@@ -7,6 +7,7 @@ value, so that it runs for many sessions in one batch. Its probabilities go to `
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
@@ -77,9 +79,10 @@ class Vad(nn.Module):
         """
         path = Path(path) if path else _packaged()
         vad = cls()
+        read: Callable[..., nn.Module] = torch.jit.load  # which torch leaves untyped
         try:
             with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # TorchScript as a mere archive
-                theirs = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+                theirs = read(path, map_location="cpu").state_dict()
             vad.load_state_dict({name: theirs[_their_name(name)] for name in vad.state_dict()})
         except (OSError, ValueError, KeyError, RuntimeError) as e:
             raise BadCheckpoint(
