@@ -192,7 +192,7 @@ class SpecAugment:
 
 def _spans(length: Tensor, widest: Tensor, masks: int, g: torch.Generator) -> Tensor:
     """(B, masks, 2): starts and ends of random spans inside [0, length)."""
-    width = torch.floor(torch.rand(length.shape[0], masks, generator=g) * (widest + 1)).minimum(length)
+    width = torch.floor(torch.rand(length.shape[0], masks, generator=g) * (widest.floor() + 1)).minimum(length)
     start = torch.floor(torch.rand(length.shape[0], masks, generator=g) * (length - width + 1))
     return torch.stack([start, start + width], -1)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from vivavoce.recipes.data.exclude import DevSentences
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.text import normalize

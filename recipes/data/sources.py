@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from vivavoce.recipes.data import manifest, rooms
 from vivavoce.recipes.data.augment import Audio, Stored
 from vivavoce.recipes.data.batches import read_audio

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+
 from vivavoce.recipes.data import corpora, manifest, voices
 from vivavoce.recipes.data.exclude import DevSentences
 from vivavoce.recipes.data.manifest import Utterance

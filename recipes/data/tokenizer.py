@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from vivavoce.recipes.data import corpora, manifest
 from vivavoce.recipes.data.exclude import DevSentences
 from vivavoce.speech.errors import BadConfig

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+
 from vivavoce.speech.errors import BadAudio, MissingDependency
 
 RATE = 16000

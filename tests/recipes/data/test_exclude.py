@@ -1,0 +1,61 @@
+"""No dev sentence in training: six words in a row, or a short transcript whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vivavoce.recipes.data.exclude import DevSentences, without_dev
+from vivavoce.recipes.data.manifest import Utterance, write
+
+DEV = ["The quick brown fox jumps over the lazy dog.", "TURN IT OFF", "It was 1805, and Mr. Fox jumped"]
+
+
+def _utterance(text: str, split: str = "train", seconds: float = 3600.0) -> Utterance:
+    return Utterance(Path(f"{abs(hash(text))}.wav"), seconds, 16000, "x", split, text)
+
+
+def test_six_words_in_a_row_are_too_many_and_five_are_not() -> None:
+    dev = DevSentences.from_texts(DEV)
+    assert dev.overlaps("and then brown fox jumps over the lazy cat")
+    assert not dev.overlaps("a quick brown fox jumps over a lazy dog")
+    assert not dev.overlaps("fox jumps over the lazy cat")
+
+
+def test_a_short_sentence_is_dropped_only_when_it_is_a_dev_transcript_whole() -> None:
+    dev = DevSentences.from_texts(DEV)
+    assert dev.overlaps("turn it off")
+    assert not dev.overlaps("please turn it off")
+    assert not dev.overlaps("quick brown fox")
+    assert not dev.overlaps("")
+
+
+def test_both_sides_are_compared_as_spoken() -> None:
+    dev = DevSentences.from_texts(DEV)
+    kept, dropped = without_dev([_utterance("Turn it off!"), _utterance("it was eighteen oh five, and mister Fox"),
+                                 _utterance("Something else")], dev)  # fmt: skip
+    assert [u.text for u in kept] == ["Something else"]
+    assert (dropped.utterances, dropped.hours, dropped.of_hours) == (2, 2.0, 3.0)
+    assert "dropped 2 of 3 utterances (2.00 of 3.00 h)" in str(dropped)
+
+
+def test_only_dev_rows_of_the_manifests_count(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    rows = [_utterance("yes please", "dev"), _utterance("no thanks", "train")]
+    write(tmp_path / "corpus" / "manifest.tsv", rows)
+    dev = DevSentences.from_manifests(tmp_path)
+    assert dev.overlaps("yes please")
+    assert not dev.overlaps("no thanks")
+
+
+WORDS = st.lists(st.sampled_from(list("abc")), max_size=12)
+
+
+@given(WORDS, WORDS)
+def test_overlap_is_exactly_a_shared_run_of_six_or_the_short_whole(dev: list[str], train: list[str]) -> None:
+    long = [train[i : i + 6] for i in range(len(train) - 5)]
+    shared = any(dev[i : i + 6] in long for i in range(len(dev) - 5))
+    whole = 0 < len(train) < 6 and dev == train
+    assert DevSentences.from_texts([" ".join(dev)]).overlaps(" ".join(train)) == (shared or whole)

@@ -1,0 +1,81 @@
+"""Normalisation: a table of readings, and what holds for any text at all."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vivavoce.speech.text import cardinal, digits, normalize, ordinal, year
+
+READINGS = [
+    ("Hello, world!", "hello world"),
+    ("WE CALL IT BEAR", "we call it bear"),
+    ("twenty-five o'clock — “don't”", "twenty five o'clock don't"),
+    ("the prisoners' 'rock' 'tis it’s", "the prisoners rock tis it's"),
+    ("Café naïve Ærø ½", "cafe naive aero and a half"),
+    ("Mr. Smith, Mrs. Lynde & Dr. Who vs. Messrs. Miller etc.", "mister smith missus lynde and doctor who versus messrs miller et cetera"),
+    ("St. Louis, 5 Main St.", "saint louis five main street"),
+    ("Capt. Hook and Gen. Lee, No. 5", "captain hook and general lee number five"),
+    ("no. I said no", "no i said no"),
+    ("Press 1 for A.M, or 2 for P.M.", "press one for a m or two for p m"),
+    ("There were 199 debtors, 5719 writs and 10,000 more", "there were one hundred ninety nine debtors five thousand seven hundred nineteen writs and ten thousand more"),
+    ("in 1805, 1900, 1999, 2000, 2009, 2011", "in eighteen oh five nineteen hundred nineteen ninety nine two thousand two thousand nine twenty eleven"),
+    ("the 1990s, the '80s", "the nineteen nineties the eighties"),
+    ("the 1st, 2nd, 3rd, 12th, 20th, 21st and 103rd", "the first second third twelfth twentieth twenty first and one hundred third"),
+    ("On January 3, 2011 or May 22nd", "on january third twenty eleven or may twenty second"),
+    ("3/14/2015 and 2015-03-14", "march fourteenth twenty fifteen and march fourteenth twenty fifteen"),
+    ("at 10:00 AM, 9:05 p.m., 5pm, 17:30", "at ten a m nine oh five p m five p m seventeen thirty"),
+    ("at 7:00", "at seven o'clock"),
+    ("$3.50, $1, £90,000, $1.5 million, £2.05", "three dollars and fifty cents one dollar ninety thousand pounds one point five million dollars two pounds and five pence"),
+    ("$0.99 and $0.01", "ninety nine cents and one cent"),
+    ("47% of 23.14 and .5", "forty seven percent of twenty three point one four and point five"),
+    ("-5 degrees, #4", "minus five degrees number four"),
+    ("(408) 247-8880, 601-8159", "four zero eight two four seven eight eight eight zero six zero one eight one five nine"),
+    ("the code is 7535, extension 8500, 07529", "the code is seven five three five extension eight thousand five hundred zero seven five two nine"),
+    ("12-digit pascal2", "twelve digit pascal two"),
+    ("5, 4, 3, 2, 1...", "five four three two one"),
+    ("", ""),
+    ("?! 日本語", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "spoken"), READINGS)
+def test_written_english_becomes_the_words_a_reader_says(written: str, spoken: str) -> None:
+    assert normalize(written) == spoken
+
+
+@given(st.text(max_size=60) | st.text(alphabet="0123456789.,:/-$£%#'aApPmMsStThHdDrR ", max_size=40))
+def test_any_text_becomes_letters_and_inner_apostrophes_and_twice_is_once(text: str) -> None:
+    out = normalize(text)
+    assert re.fullmatch(r"([a-z]+('[a-z]+)*( [a-z]+('[a-z]+)*)*)?", out)
+    assert normalize(out) == out
+
+
+_VALUE = {cardinal(n): n for n in range(1000)}
+
+
+def _number(words: str) -> int:
+    total = 0
+    for name, scale in (("trillion", 10**12), ("billion", 10**9), ("million", 10**6), ("thousand", 1000)):
+        head, found, words = words.rpartition(f" {name}") if f" {name}" in words else ("", "", words)
+        total += _VALUE[head.strip()] * scale if found else 0
+    return total + (_VALUE[words.strip()] if words.strip() else 0)
+
+
+@given(st.integers(0, 10**15 - 1))
+def test_a_number_s_words_give_the_number_back(number: int) -> None:
+    assert _number(cardinal(number)) == number
+
+
+def test_the_numbers_below_a_thousand_have_different_words() -> None:
+    assert len(_VALUE) == 1000
+    assert len({ordinal(n) for n in range(1000)}) == 1000
+
+
+def test_ordinals_years_and_digits() -> None:
+    assert [ordinal(n) for n in (5, 8, 9, 30, 1000)] == ["fifth", "eighth", "ninth", "thirtieth", "one thousandth"]
+    assert [year(n) for n in (1066, 1500, 2020)] == ["ten sixty six", "fifteen hundred", "twenty twenty"]
+    assert digits("(07) 5") == "zero seven five"
