@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
+
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
 from vivavoce.streaming.state import State
 
 from .errors import BadConfig

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import soxr
 import torch
+
 from vivavoce.speech import audio
 from vivavoce.speech.errors import BadAudio, MissingDependency
 

@@ -297,11 +297,10 @@ def start_recording(env: dict[str, str], *arguments: str) -> subprocess.Popen[st
     return recorder
 
 
-@pytest.mark.parametrize("device", [(), ("cable",)])
-def test_a_real_microphone_hears_what_is_played(pulse: Any, tmp_path: Path, device: tuple[str, ...]) -> None:
+def test_a_real_microphone_hears_what_is_played(pulse: Any, tmp_path: Path) -> None:
     tone = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)
     audio.write(tmp_path / "tone.wav", tone, 16000)
-    recorder = start_recording(pulse.env, str(tmp_path / "heard.pt"), *device)
+    recorder = start_recording(pulse.env, str(tmp_path / "heard.pt"), "cable")
     pulse.play(tmp_path / "tone.wav")
     _, errors = recorder.communicate("", timeout=30)
     assert recorder.returncode == 0, errors

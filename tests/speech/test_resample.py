@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import one_pass, random_sizes, streamed, worst
+
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.resample import Resample
 

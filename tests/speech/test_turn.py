@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.turn import SpeechEnded, SpeechStarted, Turn, TurnConfig, TurnEvent, TurnState
 from vivavoce.speech.vad import WINDOW

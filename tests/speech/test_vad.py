@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from streams import one_pass, random_sizes, streamed, worst
 from torch import Tensor
+
 from vivavoce.speech import vad as module
 from vivavoce.speech.errors import BadCheckpoint, MissingDependency
 from vivavoce.speech.vad import WINDOW, Vad
