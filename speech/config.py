@@ -36,24 +36,36 @@ def parse(cls: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
+    for option in _options(hint):
+        origin, args = typing.get_origin(option), typing.get_args(option)
         if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
             return parse(option, value, where)  # type: ignore[arg-type]
-        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
-            inner = typing.get_args(option)[0]
-            return tuple(_value(inner, item, where) for item in value)
-        if typing.get_origin(option) is Mapping and isinstance(value, Mapping):
-            inner = typing.get_args(option)[1]
-            return {str(key): _value(inner, item, f"{where}.{key}") for key, item in value.items()}
-        if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
+        if origin is tuple and isinstance(value, list | tuple) and (args[-1] is ... or len(args) == len(value)):
+            inner = args[:1] * len(value) if args[-1] is ... else args
+            return tuple(_value(one, x, f"{where}[{i}]") for i, (one, x) in enumerate(zip(inner, value, strict=True)))
+        if origin is Mapping and isinstance(value, Mapping):
+            return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        if origin is typing.Literal and any(value == one and type(value) is type(one) for one in args):
             return value
         if option is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        plain = isinstance(option, type) and typing.get_origin(option) is None
-        if plain and isinstance(value, option) and not (option is int and isinstance(value, bool)):
+        if origin is None and isinstance(value, option) and not (option is int and isinstance(value, bool)):
             return value
-    raise BadConfig(f"{where} is {value!r}; it takes {getattr(hint, '__name__', str(hint))}")
+    raise BadConfig(f"{where} is {value!r}; it takes {' or '.join(map(_named, _options(hint)))}")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; `X | None` is one of two classes, depending on X."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _named(option: Any) -> str:
+    """A type as a person would write it."""
+    if typing.get_origin(option) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(option)))
+    if option is types.NoneType:
+        return "null"
+    return option.__name__ if typing.get_origin(option) is None else str(option)
 
 
 def read_json(path: Path) -> dict[str, Any]:
