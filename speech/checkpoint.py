@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 
 from . import config as configs
-from . import hub
+from . import hub, nemo
 from .asr.model import AsrConfig, AsrModel
 from .errors import BadCheckpoint, MissingDependency
 from .foreign import rename
@@ -123,7 +123,7 @@ def locate(source: str | Path) -> Path:
         return shipped[source]
     path = Path(source)
     if path.exists():
-        return path
+        return _archive_in(path)
     if isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
         return _fetch(source)
     raise BadCheckpoint(
@@ -135,6 +135,12 @@ def locate(source: str | Path) -> Path:
 def _shipped() -> dict[str, Path]:
     root = Path(str(resources.files("vivavoce.speech.models")))
     return {p.name: p for p in sorted(root.iterdir()) if (p / CONFIG).is_file()}
+
+
+def _archive_in(path: Path) -> Path:
+    """The one `.nemo` archive of a folder that holds nothing else to load; otherwise the path itself."""
+    archives = [] if path.is_file() or (path / CONFIG).is_file() else sorted(path.glob("*.nemo"))
+    return archives[0] if len(archives) == 1 else path
 
 
 def _fetch(repository: str) -> Path:
@@ -151,7 +157,7 @@ def _fetch(repository: str) -> Path:
         folder = Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", CARD]))
         if not (folder / CONFIG).is_file():
             folder = Path(snapshot_download(repository, allow_patterns=["*.nemo", CARD]))
-        return folder
+        return _archive_in(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         raise BadCheckpoint(
             f"{repository}: no such folder here, and the Hub did not give it ({e}); check the name and "
@@ -161,7 +167,9 @@ def _fetch(repository: str) -> Path:
 
 def _read(path: Path) -> Parts:
     if path.is_file():
-        raise BadCheckpoint(f"{path}: not a model; give its folder")
+        if path.suffix != ".nemo":
+            raise BadCheckpoint(f"{path}: not a model; give the folder that holds config.json, or a .nemo file")
+        return nemo.read(path)
     kind = _model_type(path)
     if kind == MODEL_TYPE:
         return Parts(_own_config(path), unpack(read(path)), _tokenizer(path))
