@@ -37,7 +37,7 @@ class Chain:
     """
 
     def __init__(self, stages: Sequence[AnyStage], *, item_shapes: Sequence[tuple[int, ...]], like: Tensor,
-                 max_lookahead: int = 69, block: int = 4096) -> None:
+                 max_lookahead: int = 69, block: int = 1120) -> None:
         """item_shapes[i]: shape of one item entering stage i; like: a tensor of the dtype and device of the queues."""
         if len(item_shapes) != len(stages):
             raise ValueError(f"{len(stages)} stages need as many item shapes, not {len(item_shapes)}")

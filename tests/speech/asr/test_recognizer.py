@@ -1,0 +1,172 @@
+"""The recogniser as its users see it: pushes of any size, any company, a snapshot in between: the same words."""
+
+import random
+import resource
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from streams import cut, random_sizes
+from tokenizers import Tokenizer, models
+from torch import Tensor
+
+from vivavoce.speech.asr.model import AsrConfig, AsrModel
+from vivavoce.speech.asr.recognizer import Recognizer, Snapshot, blocks_of
+from vivavoce.speech.asr.transcript import Transcript
+from vivavoce.speech.asr.words import Word
+from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.speech.nn.encoder import EncoderConfig
+from vivavoce.streaming.errors import UnknownSlot
+
+PIECES = ["▁a", "b", "▁c", "d", "▁e", "'"]
+
+
+def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, seed: int = 3) -> Recognizer:
+    """Random weights, its head made to babble on the noise below: many words for the comparisons."""
+    torch.manual_seed(seed)
+    encoder = EncoderConfig(width=width, layers=layers, heads=4, hidden=2 * width, channels=8, dropout=0.0)
+    model = AsrModel(AsrConfig("random", encoder, len(PIECES)))
+    model.eval()
+    assert model.ctc is not None
+    with torch.no_grad():
+        x, _ = model(noise(40_000)[None], torch.tensor([40_000]))
+        head = model.ctc.linear
+        head.weight.normal_(std=20.0)
+        head.bias.copy_(-head.weight @ x[0].mean(0))
+    return Recognizer(model, Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1])), slots=slots)
+
+
+def noise(samples: int, seed: int = 0) -> Tensor:
+    """Bursts, so that frames differ."""
+    g = torch.Generator().manual_seed(seed)
+    loud = 10 ** (-3 * torch.rand(samples // 2000 + 1, generator=g)).repeat_interleave(2000)[:samples]
+    return torch.randn(samples, generator=g) * loud * 0.3
+
+
+def same(a: Sequence[Word], b: Sequence[Word]) -> bool:
+    """The same words at the same samples; confidences to the rounding of fp32 under this head's large weights."""
+    return len(a) == len(b) and all(
+        (x.word, x.start_sample, x.stop_sample) == (y.word, y.start_sample, y.stop_sample)
+        and abs(x.confidence - y.confidence) < 1e-3 for x, y in zip(a, b, strict=True))
+
+
+def stream(recognizer: Recognizer, pcm: Tensor, sizes: list[int], lookahead: int) -> tuple[Word, ...]:
+    slot = recognizer.open(lookahead=lookahead)
+    pieces, words = cut(pcm, sizes), list[Word]()
+    for i, piece in enumerate(pieces):
+        update = recognizer.step({slot: piece}, [slot] if i == len(pieces) - 1 else [])[slot]
+        words += update.stable
+    recognizer.close(slot)
+    return tuple(words)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 6, 13, 69])
+def test_pushed_in_pieces_equals_transcribed_whole(lookahead: int) -> None:
+    recognizer, pcm = make_recognizer(), noise(130_001)
+    whole = recognizer.transcribe(pcm, lookahead=lookahead)
+    assert len(whole.words) > 5, "the comparison needs words"
+    for sizes in ([320], [160_000], random_sizes(lookahead, 20_000)):
+        assert same(stream(recognizer, pcm, sizes, lookahead), whole.words)
+
+
+def test_one_sample_at_a_time_equals_transcribed_whole() -> None:
+    recognizer, pcm = make_recognizer(), noise(1800)
+    assert same(stream(recognizer, pcm, [1], 0), recognizer.transcribe(pcm, lookahead=0).words)
+
+
+def test_many_recordings_at_once_equal_each_alone() -> None:
+    recognizer = make_recognizer(slots=3)
+    recordings = [noise(n, n) for n in (0, 100, 50_000, 1, 90_000, 20_000, 33_333)]
+    together = dict(recognizer.transcribe_streams([blocks_of(x, 1.7) for x in recordings], lookahead=6))
+    for i, pcm in enumerate(recordings):
+        assert same(together[i].words, recognizer.transcribe(pcm, lookahead=6).words)
+        assert together[i].samples == len(pcm)
+    assert recognizer.engine.free == 3
+
+
+def test_a_snapshot_goes_on_elsewhere() -> None:
+    recognizer, other, pcm = make_recognizer(), make_recognizer(), noise(100_000)
+    whole = recognizer.transcribe(pcm, lookahead=6).words
+    slot = recognizer.open(lookahead=6)
+    before = recognizer.step({slot: pcm[:44_444]})[slot].stable
+    kept: Snapshot = recognizer.snapshot(slot)
+    recognizer.step({slot: noise(9999, 7)})  # what happens to the first session is nothing to the second
+    moved = other.open(snapshot=kept)
+    after = other.step({moved: pcm[44_444:]}, [moved])[moved].stable
+    assert same(before + after, whole)
+
+
+def test_stable_words_never_change_and_the_tail_is_marked() -> None:
+    recognizer, pcm = make_recognizer(), noise(100_000)
+    whole = recognizer.transcribe(pcm, lookahead=1).text
+    slot = recognizer.open(lookahead=1)
+    shown = ""
+    for piece in cut(pcm, [640]):
+        update = recognizer.step({slot: piece})[slot]
+        shown = " ".join([shown, *(w.word for w in update.stable)]).strip()
+        assert whole.startswith(shown)
+        assert (shown + " " + update.tail).strip() == shown or whole.startswith((shown + " " + update.tail).strip())
+
+
+def test_words_are_ordered_and_inside_the_recording() -> None:
+    transcript: Transcript = make_recognizer().transcribe(noise(90_000), lookahead=13)
+    edges = [edge for w in transcript.words for edge in (w.start_sample, w.stop_sample)]
+    assert edges == sorted(edges)
+    assert 0 <= edges[0]
+    assert edges[-1] <= 90_000
+    assert all(0 <= w.confidence <= 1 for w in transcript.words)
+
+
+def test_an_iterable_that_fails_frees_every_slot() -> None:
+    def broken() -> Iterator[Tensor]:
+        yield noise(1000)
+        raise OSError("disk gone")
+
+    recognizer = make_recognizer()
+    with pytest.raises(OSError, match="disk gone"):
+        list(recognizer.transcribe_streams([blocks_of(noise(50_000), 0.5), broken()], lookahead=0))
+    assert recognizer.engine.free == 4
+
+
+def test_a_closed_session_is_unknown() -> None:
+    recognizer = make_recognizer()
+    slot = recognizer.open()
+    recognizer.close(slot)
+    with pytest.raises(UnknownSlot):
+        recognizer.step({slot: noise(100)})
+
+
+def test_an_encoder_of_whole_utterances_is_refused() -> None:
+    encoder = EncoderConfig(width=32, layers=1, heads=4, hidden=32, channels=8, causal=False)
+    model = AsrModel(AsrConfig("whole", encoder, len(PIECES)))
+    tokenizer = Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1]))
+    with pytest.raises(BadCheckpoint, match="whole utterances"):
+        Recognizer(model, tokenizer)
+
+
+def simulate(hours: float) -> tuple[int, int]:
+    """Bytes of state, and the process's peak in KiB, grown between the first tenth and the end of a long stream."""
+    recognizer = make_recognizer(slots=1, layers=1, width=16)
+    slot, second = recognizer.open(lookahead=6), noise(16_000 * 60)
+    rng = random.Random(0)
+    steps, state, peak = round(hours * 60), 0, 0
+    for i in range(steps):
+        recognizer.step({slot: second.roll(rng.randrange(999))})
+        if i == steps // 10:
+            state = recognizer.engine.state.nbytes
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert recognizer.heard(slot) == steps * 960_000
+    return recognizer.engine.state.nbytes - state, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+
+
+def test_memory_does_not_grow_over_half_an_hour() -> None:
+    state, process = simulate(0.5)
+    assert state == 0
+    assert process < 20_000
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_ten_hours() -> None:
+    state, process = simulate(10.0)
+    assert state == 0
+    assert process < 20_000
