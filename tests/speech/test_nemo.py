@@ -273,8 +273,8 @@ def test_models_of_whole_utterances_equal_transformers(tmp_path: Path, kind: str
     randomise(theirs)
     if kind == "tdt":  # their generate() takes a duration for a token where it has the top logit
         theirs.joint.head.bias.data[PIECES + 1 :] -= 100
-        theirs.joint.head.bias.data[PIECES + 1] -= 2  # and it would stay at one frame for ever
-        theirs.encoder_projector.weight.data *= 4  # what is heard decides, so that the tokens vary
+        theirs.joint.head.bias.data[PIECES + 1] -= 99  # nor does it leave a frame that only emits
+        theirs.encoder_projector.weight.data *= 30  # what is heard decides, so that the tokens vary
     model = checkpoint.load(archive(tmp_path / "whole.nemo", config, state(theirs))).model
     assert (model.config.decoders, model.config.normalize, model.config.lookaheads) == ((kind,), "per_feature", ())
     pcm = voices(30_000)
