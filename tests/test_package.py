@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }
 THIRD_PARTY = {"kernels": {"torch", "triton"}, "streaming": {"torch", "safetensors"}}
 SMALL = 15  # lines; a file shorter than this needs no test of its own
-needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git checkout to know which files are tracked")
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says which files are tracked, and this is no checkout")
 
 
 def sources() -> list[Path]:
