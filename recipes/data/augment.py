@@ -101,7 +101,7 @@ def _stretch(sound: Stored, count: int, rng: np.random.Generator) -> Audio:
     """`count` samples of a sound from a random place on, repeated when it is shorter."""
     start = int(rng.integers(len(sound)))
     looped = np.take(sound, np.arange(start, start + count), mode="wrap")
-    return looped.astype(np.float32) / 32768
+    return looped.astype(np.float32) / np.float32(32768)
 
 
 class Augment:
@@ -142,7 +142,10 @@ class Augment:
 
     def _babble(self, count: int, rng: np.random.Generator) -> Audio:
         chosen = rng.integers(len(self.speech), size=int(rng.integers(3, 7)))
-        return np.sum([_stretch(self.speech[int(i)], count, rng) for i in chosen], axis=0, dtype=np.float32)
+        together = np.zeros(count, np.float32)
+        for i in chosen:
+            together += _stretch(self.speech[int(i)], count, rng)
+        return together
 
     def _channel(self, audio: Audio, rng: np.random.Generator) -> Audio:
         """What happens between the microphone and us: gain, clipping, narrow bands."""

@@ -124,7 +124,7 @@ class Recordings(Dataset[Batch]):
         return pad([self._waveform(i, epoch) for i in indices], [self.tokens[i] for i in indices])
 
     def _waveform(self, index: int, epoch: int) -> Audio:
-        audio = self.audio(index).astype(np.float32) / 32768
+        audio = self.audio(index).astype(np.float32) / np.float32(32768)
         return audio if self.augment is None else self.augment(audio, index, epoch)
 
 

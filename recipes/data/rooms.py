@@ -49,7 +49,7 @@ def image_method(
     part = delay - whole  # a delay between two samples is shared by both
     count = int(seconds * RATE)
     response = np.bincount(whole, height * (1 - part), count) + np.bincount(whole + 1, height * part, count)
-    return _without_rumble(response[:count])
+    return _without_rumble(response[:count].astype(np.float64))
 
 
 def _without_rumble(response: npt.NDArray[np.float64]) -> Response:
@@ -57,7 +57,8 @@ def _without_rumble(response: npt.NDArray[np.float64]) -> Response:
     spectrum = np.fft.rfft(response)
     hertz = np.fft.rfftfreq(len(response), 1 / RATE)
     filtered = np.fft.irfft(spectrum * np.clip((hertz - 50) / 50, 0, 1), len(response))
-    return (filtered / np.abs(filtered).max()).astype(np.float32)
+    response32: Response = (filtered / np.abs(filtered).max()).astype(np.float32)
+    return response32
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,5 @@
 """Normalisation: a table of readings, and what holds for any text at all."""
+# ruff: noqa: E501 (a table is read by rows)
 
 from __future__ import annotations
 
