@@ -180,7 +180,7 @@ def _number(value: float | None, factor: float = 1, digits: int = 0) -> str:
 
 def line(texts: Sequence[str], first: int) -> str:
     """One line of the table; first: how wide the names are."""
-    columns = (f"{text:>{len(head)}}" for text, head in zip(texts[1:], HEAD[1:], strict=True))
+    columns = (f"{text:>{max(6, len(head))}}" for text, head in zip(texts[1:], HEAD[1:], strict=True))
     return "  ".join([f"{texts[0]:{first}}", *columns])
 
 

@@ -220,16 +220,13 @@ class _Bar(Progress):
             redirect_stdout=sys.stdout.isatty(),
             disable=not console.is_terminal,
         )
-        self._bar = self.add_task("reading", total=None)
+        self.add_task("reading", total=None)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        done = sum(r.done for r in self._recordings)
-        self.update(
-            self._bar,
-            description=f"{done}/{len(self._recordings)} files",
-            total=sum(r.seconds for r in self._recordings) or None,
-            completed=sum(r.heard for r in self._recordings),
-        )
+        done, heard = sum(r.done for r in self._recordings), sum(r.heard for r in self._recordings)
+        total = sum(r.seconds for r in self._recordings) or None
+        for task in self.tasks:
+            self.update(task.id, description=f"{done}/{len(self._recordings)} files", total=total, completed=heard)
         return super().get_renderables()
 
 

@@ -1,0 +1,69 @@
+"""Listing, inspecting and converting models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vivavoce.recipes import cli, models
+from vivavoce.speech import checkpoint
+from vivavoce.speech.checkpoint import Info
+
+
+def test_info_says_what_a_model_is_and_shows_its_card(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert models.main(["info", str(model_dir)]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    size = (model_dir / "model.safetensors").stat().st_size
+    assert rows["name"] == "tiny"
+    assert rows["size"] == f"{size / 1e6:.1f} MB"
+    assert rows["decoders"] == "ctc"
+    assert rows["lookahead"] == "0, 80, 480, 1040, 5520 ms"
+    card = models.describe(Info("a", model_dir, 1, 1, (), ("tdt",), "# Card\nread me\n"))
+    assert card.endswith("\n\n# Card\nread me")
+    assert "whole utterances only" in card
+
+
+def test_list_has_a_line_a_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert models.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [info.name for info in checkpoint.models()]
+    assert [line.split()[0] for line in lines] == (names or ["no"])
+
+
+def test_a_converted_model_says_the_same(model_dir: Path, tmp_path: Path) -> None:
+    assert models.main(["convert", str(model_dir), str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    before, after = checkpoint.load(model_dir), checkpoint.load(tmp_path / "half")
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.7 * (
+        model_dir / "model.safetensors"
+    ).stat().st_size
+    pairs = zip(before.model.parameters(), after.model.parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "bert"}, "bert"),
+        ({"model_type": "vivavoce_asr", "wdith": 3}, "wdith"),
+        ({}, "model_type"),
+        (None, "config.json"),
+    ],
+)
+def test_a_folder_that_is_no_recogniser_is_named_with_its_fault(
+    config: dict[str, object] | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    assert cli.main(["models", "info", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"vivavoce: {tmp_path}")
+    assert said in error
+
+
+@pytest.mark.parametrize("argv", [[], ["info"], ["convert", "a"], ["convert", "a", "b", "--dtype", "int3"]])
+def test_bad_usage_exits_with_2(argv: list[str]) -> None:
+    assert cli.main(["models", *argv]) == 2
