@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from streams import streamed
 from tokenizers import Tokenizer, models
 from torch import Tensor
+
 from vivavoce.speech import checkpoint
 from vivavoce.speech.asr.model import AsrModel
 from vivavoce.speech.asr.transducer import TransducerGreedy
@@ -65,7 +66,7 @@ def parakeet(kind: str, bias: bool = False) -> Any:
         return tf.ParakeetForCTC(config)
     if kind == "rnnt":
         return tf.ParakeetForRNNT(tf.ParakeetRNNTConfig(**TRANSDUCER, encoder_config=encoder))
-    return tf.ParakeetForTDT(tf.ParakeetTDTConfig(**TRANSDUCER, encoder_config=encoder, durations=[0, 1, 2, 4]))
+    return tf.ParakeetForTDT(tf.ParakeetTDTConfig(**TRANSDUCER, encoder_config=encoder, durations=[0, 1, 2, 3]))
 
 
 def voices(*samples: int) -> list[Tensor]:
