@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }
 THIRD_PARTY = {"kernels": {"torch", "triton"}, "streaming": {"torch", "safetensors"}}
 SMALL = 15  # lines; a file shorter than this needs no test of its own
-needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says which files are tracked, and this is no checkout")
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only git knows which files are tracked")
 
 
 def sources() -> list[Path]:
