@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
+
 from vivavoce.speech import checkpoint
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
-from vivavoce.speech.errors import BadCheckpoint, BadConfig
+from vivavoce.speech.errors import BadCheckpoint, BadConfig, MissingDependency
 from vivavoce.speech.nn.encoder import EncoderConfig
 
 ENCODER = EncoderConfig(width=32, layers=2, heads=2, hidden=64, channels=8)
@@ -200,3 +203,44 @@ def test_weights_in_shards_are_read_as_one(folder: Path) -> None:
     (folder / "b.safetensors").unlink()
     with pytest.raises(BadCheckpoint, match=r"shard 'b\.safetensors' is missing"):
         checkpoint.load(folder)
+
+
+def test_a_hub_id_is_fetched_and_read_as_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert checkpoint.load("some-one/tiny").source == folder
+    assert asked == [("some-one/tiny", ["*.json", "*.safetensors", "README.md"])]
+
+
+def test_a_hub_that_does_not_answer_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(BadCheckpoint, match=r"owner/name: .*no route.*check the name and the network"):
+        checkpoint.load("owner/name")
+
+
+def test_without_huggingface_hub_a_hub_id_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingDependency, match=r"owner/name.*install vivavoce\[hub\]"):
+        checkpoint.load("owner/name")
+
+
+def test_a_file_that_is_no_archive_says_what_to_give(folder: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors: not a model; give the folder"):
+        checkpoint.load(folder / "model.safetensors")
+
+
+def test_reading_our_own_layout_imports_no_optional_package(folder: Path) -> None:
+    code = (
+        "import sys; from vivavoce.speech import checkpoint; checkpoint.load(sys.argv[1]);"
+        "print([m for m in ('huggingface_hub', 'sentencepiece', 'yaml', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
