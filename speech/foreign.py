@@ -6,11 +6,14 @@ hub.py and nemo.py hold a table and a configuration reader each; what they retur
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vivavoce.streaming.errors import VivaVoceError
 
 from .errors import BadCheckpoint
 
@@ -69,6 +72,17 @@ def require(values: Mapping[str, Any], where: str, **allowed: Any) -> None:
         if given not in options:
             wanted = " or ".join(str(o) for o in options)
             raise BadCheckpoint(f"{where}: {key} is {given}, which is not supported; only {wanted} is")
+
+
+@contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """Whatever a setting of an odd type or size breaks inside becomes a BadCheckpoint."""
+    try:
+        yield
+    except VivaVoceError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as e:
+        raise BadCheckpoint(f"{where}: a setting is damaged ({type(e).__name__}: {e}); fetch it again") from e
 
 
 def section(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from . import config as configs
 from .asr.model import AsrConfig, TransducerConfig
-from .foreign import require, section
+from .foreign import damage_named, require, section
 from .nn.encoder import EncoderConfig
 
 KINDS: dict[str, Literal["ctc", "rnnt", "tdt"]] = {
@@ -69,7 +69,12 @@ IGNORED = ("encoder.encode_positions.",)
 def read_config(folder: Path) -> AsrConfig:
     """Raises BadCheckpoint for a setting that would change the result and that we do not have."""
     path = folder / "config.json"
-    values, where = configs.read_json(path), str(path)
+    values = configs.read_json(path)
+    with damage_named(str(path)):
+        return _config(values, folder, str(path))
+
+
+def _config(values: Mapping[str, Any], folder: Path, where: str) -> AsrConfig:
     kind = KINDS[values["model_type"]]
     causal = values["model_type"] == "nemotron_asr_streaming"
     encoder = _encoder(section(values, "encoder_config", where), causal, where)
@@ -77,7 +82,7 @@ def read_config(folder: Path) -> AsrConfig:
     require(values, where, **{"pad_token_id" if kind == "ctc" else "blank_token_id": vocabulary - 1})
     config: dict[str, Any] = {
         "name": folder.resolve().name,
-        "encoder": encoder,
+        "encoder": configs.to_dict(encoder),
         "pieces": vocabulary - 1,
         "ctc": kind == "ctc",
         "preemphasis": _preemphasis(folder, encoder.mels),
@@ -85,8 +90,8 @@ def read_config(folder: Path) -> AsrConfig:
         "lookaheads": _lookaheads(folder) if causal else (),
     }
     if kind != "ctc":
-        config["transducer"] = _transducer(values, kind, where)
-    return AsrConfig(**config)
+        config["transducer"] = configs.to_dict(_transducer(values, kind, where))
+    return configs.parse(AsrConfig, config, where)
 
 
 def _encoder(values: Mapping[str, Any], causal: bool, where: str) -> EncoderConfig:

@@ -24,7 +24,7 @@ from . import config as configs
 from .asr.model import AsrConfig, TransducerConfig
 from .errors import BadCheckpoint, MissingDependency
 from .features import FFT, WINDOW, LogMel
-from .foreign import rename, require, section
+from .foreign import damage_named, rename, require, section
 from .nn.encoder import EncoderConfig
 from .sentencepieces import tokenizer_from_sentencepiece
 from .weights import Parts
@@ -95,6 +95,11 @@ def read(path: Path) -> Parts:
 
 def read_config(values: Mapping[str, Any], name: str, pieces: int, where: str) -> AsrConfig:
     """The settings of `model_config.yaml`, its references already followed."""
+    with damage_named(where):
+        return _config(values, name, pieces, where)
+
+
+def _config(values: Mapping[str, Any], name: str, pieces: int, where: str) -> AsrConfig:
     encoder = _encoder({**ENCODER, **section(values, "encoder", where)}, where)
     normalize = _features(section(values, "preprocessor", where), encoder.mels, where)
     if encoder.causal and normalize != "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from streams import streamed
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from vivavoce.speech import checkpoint
+from vivavoce.speech import checkpoint, hub
 from vivavoce.speech.asr.model import AsrModel
 from vivavoce.speech.asr.transducer import TransducerGreedy
-from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.speech.errors import BadCheckpoint, VivaVoceError
 from vivavoce.streaming.chain import Chain
 
 SMALL = {
@@ -260,3 +261,19 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, folder / "model.safetensors")
     with pytest.raises(BadCheckpoint, match=r"model\.embed_tokens\.weight has no place in a FastConformer"):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("odd", ["x", None, [], -1, 10**9, {}, True])
+def test_settings_of_any_type_are_read_or_refused_in_words(tmp_path: Path, odd: object) -> None:
+    streaming().config.save_pretrained(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    for key in [k for k in whole if k != "model_type"]:
+        (tmp_path / "config.json").write_text(json.dumps({**whole, key: odd}))
+        with contextlib.suppress(VivaVoceError):
+            hub.read_config(tmp_path)
+    for key in whole["encoder_config"]:
+        (tmp_path / "config.json").write_text(
+            json.dumps({**whole, "encoder_config": {**whole["encoder_config"], key: odd}})
+        )
+        with contextlib.suppress(VivaVoceError):
+            hub.read_config(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import re
@@ -17,10 +18,10 @@ import yaml
 from sentencepiece import SentencePieceTrainer
 from torch import Tensor
 
-from vivavoce.speech import checkpoint
+from vivavoce.speech import checkpoint, nemo
 from vivavoce.speech.asr.model import AsrModel
 from vivavoce.speech.asr.transducer import TransducerGreedy
-from vivavoce.speech.errors import BadCheckpoint, MissingDependency
+from vivavoce.speech.errors import BadCheckpoint, MissingDependency, VivaVoceError
 from vivavoce.speech.features import slaney_filters
 
 SENTENCES = [
@@ -151,8 +152,8 @@ def state(model: torch.nn.Module) -> dict[str, Tensor]:
     window = torch.hann_window(400, periodic=False)
     renamed = {"preprocessor.featurizer.window": window, "preprocessor.featurizer.fb": slaney_filters(80).T[None]}
     for name, value in model.state_dict().items():
-        for theirs, nemo in NAMES:
-            name = re.sub(theirs, nemo, name)
+        for pattern, replacement in NAMES:
+            name = re.sub(pattern, replacement, name)
         renamed[name] = value
     return renamed
 
@@ -382,3 +383,13 @@ def test_without_its_packages_an_archive_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(MissingDependency, match=r"install vivavoce\[hub\]"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("odd", ["x", None, [], -1, 10**9, {}, True])
+def test_settings_of_any_type_are_read_or_refused_in_words(odd: object) -> None:
+    plain = configured(encoder={"feat_in": 80, "d_model": 32}, decoder__prednet={"pred_hidden": 16})
+    for part, values in plain.items():
+        changes = [odd, *({**values, key: odd} for key in values)] if isinstance(values, dict) else [odd]
+        for change in changes:
+            with contextlib.suppress(VivaVoceError):
+                nemo.read_config({**plain, part: change}, "a", PIECES, "here")
