@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)  # a busy machine is no failure
+settings.load_profile("repeatable")
 torch.set_num_threads(1)  # the tensors are tiny; more threads wait for each other, ten times slower on a busy box
 
 
