@@ -14,19 +14,21 @@ from torch import Tensor
 from .state import State
 
 
-def shift_in_(memory: Tensor, x: Tensor, valid: Tensor) -> Tensor:
+def shift_in_(memory: Tensor, x: Tensor, valid: Tensor | None) -> Tensor:
     """Append x to a sliding memory and return the two joined.
 
     memory: (slots, kept, ...), oldest first, overwritten with the last `kept` items seen so far.
-    x: (slots, n, ...); valid: (slots,) how many of the n count, from the left.
+    x: (slots, n, ...); valid: (slots,) how many of the n count, from the left; None: all of every row, which is faster.
     Returns (slots, kept + n, ...): row i holds its memory, then its items, then whatever x was padded with.
     """
     joined = torch.cat((memory, x), dim=1)
     kept, n = memory.shape[1], x.shape[1]
     if kept == 0 or n == 0:
         return joined
-    index = valid[:, None] + torch.arange(kept, device=x.device)
-    memory.copy_(take_items(joined, index))
+    if valid is None:
+        memory.copy_(joined[:, n:])
+    else:
+        memory.copy_(take_items(joined, valid[:, None] + torch.arange(kept, device=x.device)))
     return joined
 
 

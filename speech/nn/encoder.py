@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,10 @@ from vivavoce.streaming.buffers import count_mask, shift_in_
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
+Count = TypeVar("Count", Tensor, int)
+
 SUBSAMPLING = 8
+FEW_FRAMES = 14  # a convolution over fewer frames costs more to set up than to multiply out
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,16 @@ class EncoderConfig:
 
 @dataclass(frozen=True, eq=False)
 class LayerState(State):
-    """keys, values: (slots, left_context, heads, width / heads); conv: (slots, conv_kernel - 1, width)."""
+    """attention: keys and values, (slots, left_context, 2, heads, width / heads); conv: (slots, conv_kernel - 1,
+    width)."""
 
-    keys: Tensor
-    values: Tensor
+    attention: Tensor
     conv: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class EncoderState(State):
-    """frames: (slots,) int64 given so far; below: the last item into each subsampling convolution, (slots, 1, C, F)."""
+    """frames: (slots,) int64 given so far; below: the last item into each subsampling convolution, (slots, 1, F, C)."""
 
     frames: Tensor
     below: tuple[Tensor, ...]
@@ -79,8 +82,10 @@ class Chunks:
     @classmethod
     def uniform(cls, frames: int, lookahead: int, device: torch.device) -> Chunks:
         size = lookahead + 1
-        return cls(torch.arange(frames, device=device) // size * size,
-                   torch.full((frames,), size, dtype=torch.int64, device=device))
+        return cls(
+            torch.arange(frames, device=device) // size * size,
+            torch.full((frames,), size, dtype=torch.int64, device=device),
+        )
 
 
 class Subsampling(nn.Module):
@@ -93,8 +98,9 @@ class Subsampling(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         c, self.causal = config.channels, config.causal
-        self.convs = nn.ModuleList(nn.Conv2d(1 if i == 0 else c, c, 3, stride=2, groups=1 if i == 0 else c)
-                                   for i in range(3))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(1 if i == 0 else c, c, 3, stride=2, groups=1 if i == 0 else c) for i in range(3)
+        )
         self.points = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in range(2))
         self.out = nn.Linear(c * self.bins(config.mels)[-1], config.width)
 
@@ -105,39 +111,48 @@ class Subsampling(nn.Module):
             sizes.append(self.length(sizes[-1]))
         return sizes
 
-    def length(self, n: Tensor | int) -> Tensor | int:  # type: ignore[misc]
+    def length(self, n: Count) -> Count:
         """Outputs of one convolution over n inputs with its own zero padding at both ends."""
         return n // 2 + 1 if self.causal else (n - 1) // 2 + 1
 
-    def forward(self, mel: Tensor, seen: Tensor, first: Tensor, below: tuple[Tensor, ...] | None,
-                valid: Tensor) -> Tensor:
-        """mel: (B, 8 T, mels), row i beginning at mel frame first[i] (below 0: before the stream); seen: (B,) mel frames
-        heard including these; below: the convolutions' memories, written; valid: (B,) new mel frames."""
-        x = self._within(mel[:, None], first, seen)
+    def forward(
+        self, mel: Tensor, seen: Tensor, first: Tensor, below: tuple[Tensor, ...] | None, valid: Tensor | None
+    ) -> Tensor:
+        """mel: (B, 8 T, mels), row i beginning at mel frame first[i] (below 0: before the stream); seen: (B,) mel
+        frames heard including these; below: the convolutions' memories, written; valid: (B,) new mel frames; None: all
+        count and all lie within the stream."""
+        x = self._within(mel[..., None], first, seen, valid)
         for i, conv in enumerate(self.convs):
-            x = self._convolve(conv, x, None if below is None else below[i], valid // 2**i)
+            x = self._convolve(
+                cast(nn.Conv2d, conv), x, None if below is None else below[i], None if valid is None else valid // 2**i
+            )
             if i:
-                x = self.points[i - 1](x)
+                point = cast(nn.Conv2d, self.points[i - 1])
+                x = F.linear(x, point.weight.flatten(1), point.bias)
             first = (first + 1) // 2
             seen = torch.where(seen > 0, self.length(seen), 0)
-            x = F.relu(self._within(x, first, seen))
-        return self.out(x.transpose(1, 2).flatten(2))
+            x = self._within(x, first, seen, valid).relu_()
+        return self.out(x.transpose(2, 3).flatten(2))  # type: ignore[no-any-return]
 
-    def _convolve(self, conv: nn.Module, x: Tensor, memory: Tensor | None, valid: Tensor) -> Tensor:
-        if not self.causal:
-            return conv(F.pad(x, (1, 1, 1, 1)))  # type: ignore[no-any-return]
-        if memory is None:
-            x = F.pad(x, (0, 0, 1, 0))
-        else:
-            x = shift_in_(memory, x.transpose(1, 2), valid).transpose(1, 2)
-        return conv(F.pad(x, (2, 1)))  # type: ignore[no-any-return]
+    def _convolve(self, conv: nn.Conv2d, x: Tensor, memory: Tensor | None, valid: Tensor | None) -> Tensor:
+        """x: (B, n, F, C) -> (B, n / 2, F', C'). Channels stay last, where depthwise convolutions are fastest."""
+        bins = self.length(x.shape[2])
+        pad = (0, 2) if self.causal else (1, 1)
+        if self.causal:
+            x = F.pad(x, (0, 0, 0, 0, 1, 0)) if memory is None else shift_in_(memory, x, valid)
+        weight = conv.weight.contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x.permute(0, 3, 1, 2), weight, conv.bias, 2, pad, 1, conv.groups)
+        # a causal convolution pads 2 below the lowest bin and 1 above the highest: what a second would add is dropped
+        return y[..., :bins].permute(0, 2, 3, 1)
 
     @staticmethod
-    def _within(x: Tensor, first: Tensor, length: Tensor) -> Tensor:
+    def _within(x: Tensor, first: Tensor, length: Tensor, valid: Tensor | None) -> Tensor:
         """Zero what lies before the stream or past its end: that is each convolution's own padding, which biases make
-        different from convolved zeros. x: (B, C, n, F), row i beginning at position first[i]."""
-        position = first[:, None] + torch.arange(x.shape[2], device=x.device)
-        return x * ((position >= 0) & (position < length[:, None]))[:, None, :, None]
+        different from convolved zeros. x: (B, n, F, C), row i beginning at position first[i]."""
+        if valid is None:
+            return x
+        position = first[:, None] + torch.arange(x.shape[1], device=x.device)
+        return x * ((position >= 0) & (position < length[:, None]))[..., None, None]
 
 
 class FeedForward(nn.Module):
@@ -166,11 +181,11 @@ class Attention(nn.Module):
         self.bias_v = nn.Parameter(torch.zeros(config.heads, config.width // config.heads))
         self.register_buffer("table", None, persistent=False)
 
-    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor, visible: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, visible: Tensor) -> Tensor:
         """x: (B, T, width); visible: (B or 1, 1, T, L), L = left context + T with state, T without."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        if state is not None:
-            k, v = shift_in_(state.keys, k, valid), shift_in_(state.values, v, valid)
+        q, kv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).split((1, 2), dim=2)
+        q = q.squeeze(2)
+        k, v = (kv if state is None else shift_in_(state.attention, kv, valid)).unbind(2)
         positions = self._positions(q.shape[1], k.shape[1], x)
         q, k, v = (a.transpose(1, 2) for a in (q, k, v))
         dropout = self.dropout if self.training else 0.0
@@ -187,7 +202,8 @@ class Attention(nn.Module):
 
     def _project(self, high: int, below: int, like: Tensor) -> Tensor:
         distance = torch.arange(high, below, -1, device=like.device, dtype=torch.float64)
-        return self.position(sinusoid(distance, like.shape[-1]).to(like.dtype)).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # type: ignore[no-any-return]
+        rows: Tensor = self.position(sinusoid(distance, like.shape[-1]).to(like.dtype))
+        return rows.unflatten(-1, (self.heads, -1)).transpose(0, 1)
 
     @torch.no_grad()
     def tabulate(self, distance: int) -> None:
@@ -213,18 +229,27 @@ class Convolution(nn.Module):
         self.norm = nn.LayerNorm(w) if config.conv_norm == "layer" else nn.BatchNorm1d(w)
         self.out = nn.Linear(w, w, bias=config.bias)
 
-    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None) -> Tensor:
         x = F.glu(self.expand(x), dim=-1)
-        x = x.masked_fill(~count_mask(valid, x.shape[1])[..., None], 0.0)
+        if valid is not None:
+            x = x.masked_fill(~count_mask(valid, x.shape[1])[..., None], 0.0)
         if state is not None:
             x = shift_in_(state.conv, x, valid)
         elif self.causal:
             x = F.pad(x, (0, 0, self.kernel - 1, 0))
         else:
             x = F.pad(x, (0, 0, (self.kernel - 1) // 2, (self.kernel - 1) // 2))
-        x = self.depthwise(x.transpose(1, 2))
-        x = self.norm(x).transpose(1, 2) if isinstance(self.norm, nn.BatchNorm1d) else self.norm(x.transpose(1, 2))
+        x = self._depthwise(x)
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(self.norm, nn.BatchNorm1d) else self.norm(x)
         return self.out(F.silu(x))  # type: ignore[no-any-return]
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        """(B, T + kernel - 1, width) -> (B, T, width)."""
+        windows = x.unfold(1, self.kernel, 1)
+        if windows.shape[0] * windows.shape[1] <= FEW_FRAMES:
+            y = (windows * self.depthwise.weight[:, 0]).sum(-1)
+            return y if self.depthwise.bias is None else y + self.depthwise.bias
+        return self.depthwise(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
@@ -239,16 +264,16 @@ class Layer(nn.Module):
         self.norm_out = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor, visible: Tensor) -> Tensor:
-        x = x + 0.5 * self.dropout(self.ff1(self.norm_ff1(x)))
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, visible: Tensor) -> Tensor:
+        x = torch.add(x, self.dropout(self.ff1(self.norm_ff1(x))), alpha=0.5)
         x = x + self.dropout(self.attention(self.norm_attention(x), state, valid, visible))
         x = x + self.dropout(self.conv(self.norm_conv(x), state, valid))
-        x = x + 0.5 * self.dropout(self.ff2(self.norm_ff2(x)))
+        x = torch.add(x, self.dropout(self.ff2(self.norm_ff2(x))), alpha=0.5)
         return self.norm_out(x)  # type: ignore[no-any-return]
 
 
 class Encoder(nn.Module):
-    """Mel frames (slots, n, mels) -> encoder frames (slots, n / 8, width). A `Stage` with chunks of 8 (R + 1) frames."""
+    """Mel frames (slots, n, mels) -> encoder frames (slots, n / 8, width). A `Stage`; chunks are 8 (R + 1) frames."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -266,23 +291,26 @@ class Encoder(nn.Module):
             raise ValueError("this encoder hears whole utterances only; use forward()")
         c, like = self.config, self.layers[0].norm_out.weight.detach()  # type: ignore[union-attr, operator]
         bins = self.subsampling.bins(c.mels)
-        keys = (slots, c.left_context, c.heads, c.width // c.heads)
+        keys = (slots, c.left_context, 2, c.heads, c.width // c.heads)
         return EncoderState(
             frames=torch.zeros(slots, dtype=torch.int64, device=like.device),
-            below=tuple(like.new_zeros(slots, 1, 1 if i == 0 else c.channels, bins[i]) for i in range(3)),
-            layers=tuple(LayerState(like.new_zeros(keys), like.new_zeros(keys),
-                                    like.new_zeros(slots, c.conv_kernel - 1, c.width)) for _ in self.layers),
+            below=tuple(like.new_zeros(slots, 1, bins[i], 1 if i == 0 else c.channels) for i in range(3)),
+            layers=tuple(
+                LayerState(like.new_zeros(keys), like.new_zeros(slots, c.conv_kernel - 1, c.width)) for _ in self.layers
+            ),
         )
 
-    def step(self, x: Tensor, state: EncoderState, valid: Tensor, final: Tensor,
-             lookahead: int = 0) -> tuple[Tensor, Tensor]:
+    def step(
+        self, x: Tensor, state: EncoderState, valid: Tensor, final: Tensor, lookahead: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """x: (slots, n, mels), n a multiple of 8; a row's valid is whole chunks of 8 (lookahead + 1), or less where it
         is final. The stream's first chunk begins with 7 frames of zeros (`spec.head`)."""
         with torch.no_grad():
             return self._run(x, state, valid, Chunks.uniform(x.shape[1] // SUBSAMPLING, lookahead, x.device))
 
-    def forward(self, mel: Tensor, frames: Tensor, lookahead: int = 69,
-                chunks: Chunks | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, mel: Tensor, frames: Tensor, lookahead: int = 69, chunks: Chunks | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Whole utterances from fresh state, with gradients.
 
         mel: (B, n, mels); frames: (B,) mel frames that count; chunks: instead of one lookahead, for each encoder frame
@@ -312,16 +340,23 @@ class Encoder(nn.Module):
         if len(chunks.begin) == 0:
             return x.new_zeros(x.shape[0], 0, self.config.width), count
         first = SUBSAMPLING * start - head
-        h = self.subsampling(x, seen, first, None if state is None else state.below, valid)
+        full = self._full(first, valid, x.shape[1])
+        h = self.subsampling(x, seen, first, None if state is None else state.below, None if full else valid)
         if self.config.scale_input:
             h = h * math.sqrt(self.config.width)
         h = self.dropout(h)
         visible = self._visible(start, count, chunks, state is not None)
         for i, layer in enumerate(self.layers):
-            h = layer(h, None if state is None else state.layers[i], count, visible)
+            h = layer(h, None if state is None else state.layers[i], None if full else count, visible)
         if state is not None:
             state.frames.add_(count)
         return h, count
+
+    @staticmethod
+    def _full(first: Tensor, valid: Tensor, n: int) -> bool:
+        """Whether nothing needs masking: every row brings n frames, all within its stream. Asked once a step, and only
+        where the answer is at hand: a GPU would have to be waited for."""
+        return valid.device.type == "cpu" and bool(((valid == n) & (first >= 0)).all())
 
     def _visible(self, start: Tensor, count: Tensor, chunks: Chunks, cached: bool) -> Tensor:
         """(slots, 1, T, L) bool: which keys each query sees. Keys are the cached left context, then the new frames."""
