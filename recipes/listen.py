@@ -28,8 +28,11 @@ from vivavoce.speech.asr.words import Update
 from vivavoce.speech.devices import Microphone, list_devices
 from vivavoce.speech.turn import SpeechEnded, Turn
 from vivavoce.speech.vad import Vad
+from vivavoce.streaming.clock import Clock
+from vivavoce.streaming.errors import VivaVoceError
 
 LOOKAHEAD = "480"
+SMALL = 30e6  # parameters; below this the matrices of one session are too small for threads to share
 
 
 @dataclass
@@ -122,7 +125,7 @@ def listen(recognizer: Recognizer, blocks: Iterable[Tensor], screen: Screen, fra
     slot, caption = recognizer.open(lookahead=frames), Caption()
     utterances, changed_at = Utterances(vad, recognizer.clock.worst_delay(frames)), 0
     try:
-        for block in blocks:
+        for block in chunked(blocks, frames, recognizer.clock):
             if caption.add(recognizer.step({slot: block})[slot]):
                 changed_at = recognizer.heard(slot)
                 screen.live(*caption.shown)
@@ -133,6 +136,23 @@ def listen(recognizer: Recognizer, blocks: Iterable[Tensor], screen: Screen, fra
         recognizer.close(slot)
         if text := caption.finish():
             screen.final(text)
+
+
+def chunked(blocks: Iterable[Tensor], frames: int, clock: Clock) -> Iterator[Tensor]:
+    """The same samples, held until the next chunk at lookahead R can be computed: no word comes later for it, and the
+    work between chunks is saved. What is held comes out before an error of the device."""
+    held, total, boundary = list[Tensor](), 0, clock.worst_delay(frames) - clock.frame
+    try:
+        for block in blocks:
+            held.append(block)
+            total += len(block)
+            if total >= boundary:
+                yield torch.cat(held)
+                held, boundary = [], boundary + clock.chunk_samples(frames)
+    except VivaVoceError:
+        yield torch.cat([torch.zeros(0), *held])
+        raise
+    yield torch.cat([torch.zeros(0), *held])
 
 
 def recorded(blocks: Iterable[Tensor], out: audio.Writer) -> Iterator[Tensor]:
@@ -223,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.lookahead.note:
         say(args.lookahead.note)
     loaded = load_model(args)
+    if sum(p.numel() for p in loaded.model.parameters()) < SMALL:
+        torch.set_num_threads(1)  # threads that wait for each other cost more than they do, on a busy machine tenfold
     recognizer, vad = Recognizer(loaded.model, loaded.tokenizer), Vad.load()
     microphone = Microphone(args.input_device)
     with audio.Writer(args.save, CLOCK.rate) if args.save else nullcontext() as out, microphone:

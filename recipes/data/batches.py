@@ -62,8 +62,7 @@ def read_audio(utterance: Utterance) -> Stored:
 class BatchConfig:
     """seconds: padded audio a batch holds at most. buckets: classes of length; each is cut in text_buckets by tokens.
 
-    longest, shortest: utterances outside are left out (seconds). short_first: the first epoch goes from short to long,
-    which shortens the time until CTC stops saying nothing but blanks (SortaGrad, arXiv 1512.02595).
+    longest, shortest: utterances outside are left out (seconds).
     """
 
     seconds: float = 120.0
@@ -71,7 +70,6 @@ class BatchConfig:
     text_buckets: int = 2
     shortest: float = 0.2
     longest: float = 20.0
-    short_first: bool = False
     seed: int = 0
 
 
@@ -160,14 +158,12 @@ class Batches:
     def epoch(self, epoch: int) -> list[list[int]]:
         """This rank's batches of an epoch, in order. A weight of 2.5 shows an utterance two or three times."""
         everyone = self._plan(np.random.default_rng((self.config.seed, epoch)))
-        if self.config.short_first and epoch == 0:
-            everyone.sort(key=lambda batch: float(self.seconds[batch].max()))
         short = -len(everyone) % self.world  # every rank takes as many steps, or the others would wait for ever
         everyone += [everyone[i % len(everyone)] for i in range(short)]
         return everyone[self.rank :: self.world]
 
     def _plan(self, rng: np.random.Generator) -> list[list[int]]:
-        weights = self.recordings.weights
+        weights = np.where(self.seconds <= self.config.longest, self.recordings.weights, 0.0)
         repeats = np.floor(weights + rng.random(len(weights))).astype(np.int64)
         chosen = rng.permutation(np.repeat(np.arange(len(weights)), repeats))
         chosen = chosen[np.argsort(self._bucket[chosen], kind="stable")]  # stable: still shuffled inside a bucket

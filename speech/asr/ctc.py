@@ -40,12 +40,14 @@ class CtcHead(nn.Module):
         return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
 
     def loss(self, x: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-        """CTC loss in nats a target token, mean over the batch; an utterance too short for its text counts as zero.
+        """CTC loss in nats a target token, over the whole batch; an utterance too short for its text counts as zero.
 
+        A batch of little speech counts as one token for 8 frames, so that noise does not weigh more than words.
         x: (batch, T, d); lengths: (batch,) frames; targets: (batch, U) int64; target_lengths: (batch,).
         """
         log_probs = self(x).transpose(0, 1)
-        return F.ctc_loss(log_probs, targets, lengths, target_lengths, blank=self.blank, zero_infinity=True)
+        loss = F.ctc_loss(log_probs, targets, lengths, target_lengths, self.blank, reduction="sum", zero_infinity=True)
+        return loss / torch.maximum(target_lengths.sum(), lengths.sum() / 8)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,6 +18,16 @@ from vivavoce.recipes.data.sources import gather, noise_pool, room_pool
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Until step `until`, only utterances up to `longest` seconds, in batches of `seconds`: few seconds a batch are many
+    updates for little computation, and what is short is quickly aligned."""
+
+    until: int
+    longest: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """speech: folder of corpora, one manifest each; synthetic: folders that `vivavoce data synthesize` made. Both are
     relative to the data folder. repeats: how often an epoch shows each corpus (`synthetic` for all made speech).
@@ -27,6 +38,7 @@ class DataConfig:
     repeats: Mapping[str, float] = field(default_factory=dict)
     noise_share: float = 0.02
     batches: BatchConfig = field(default_factory=BatchConfig)
+    curriculum: tuple[Phase, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     dev: tuple[str, ...] = ("ljspeech", "speechocean762", "librispeech_readers")
     dev_utterances: int = 60
@@ -47,13 +59,21 @@ class TrainingData:
         recordings.augment = Augment(config.augment, noises=noises, speech=babble, seed=seed,
                                      rooms=room_pool(speech, config.augment.rooms, seed))
         self.recordings = recordings
+        self.phases = [(p.until, Batches(recordings, replace(config.batches, longest=p.longest, seconds=p.seconds),
+                                         rank, world)) for p in config.curriculum]
         self.plan = Batches(recordings, config.batches, rank, world)
         self.summary = (f"{recordings.hours:.1f} h in {len(recordings)} utterances, {len(self.plan.epoch(0))} batches an "
                         f"epoch, {100 * self.plan.padding():.1f} % padding; {sources.dropped}")
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Without end, from the start-th batch of the run on."""
-        return iter(self.plan.loader(*self.plan.at_step(start), workers=self.config.workers))
+        began = 0
+        for until, plan in self.phases:
+            if start < until:
+                yield from islice(plan.loader(*plan.at_step(start - began), workers=self.config.workers), until - start)
+                start = until
+            began = until
+        yield from self.plan.loader(*self.plan.at_step(start - began), workers=self.config.workers)
 
     def dev(self, root: Path) -> dict[str, list[tuple[Tensor, str]]]:
         """(pcm (n,), text) pairs of each dev set."""

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
@@ -55,7 +56,8 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One run. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
-    is between_weight. minutes: how long one call may train, 0 for no limit."""
+    is between_weight. flat_start: for so many steps, a frame loss against tokens spread evenly over the utterance, its
+    weight falling to 0, helps CTC out of saying nothing but blanks (the flat start of hidden Markov models)."""
 
     name: str
     tokenizer: str
@@ -66,6 +68,7 @@ class TrainConfig:
     lookaheads: tuple[int, ...] = LOOKAHEADS
     between: int = -1
     between_weight: float = 0.3
+    flat_start: int = 0
     seed: int = 1
     save_minutes: float = 5.0
     measure_steps: int = 1000
@@ -131,6 +134,10 @@ class Trainer:
                 hook.remove()
         assert self.model.ctc is not None
         loss = self.model.ctc.loss(x, count, batch.tokens, batch.token_lengths)
+        if self.step_count < self.config.flat_start:
+            labels = spread_evenly(mel, count, batch, self.model.config.blank)
+            weight = 1 - self.step_count / self.config.flat_start
+            loss = loss + weight * F.nll_loss(self.model.ctc(x).transpose(1, 2), labels, ignore_index=-1)
         if self.between is not None:
             w = self.config.between_weight
             loss = (1 - w) * loss + w * self.between.loss(caught[0], count, batch.tokens, batch.token_lengths)
@@ -161,6 +168,27 @@ class Trainer:
             self.between.load_state_dict(state["between"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
+
+
+def spread_evenly(mel: Tensor, count: Tensor, batch: Batch, blank: int) -> Tensor:
+    """A first guess at each frame's label, (B, T) int64: the utterance's tokens in equal shares from its first to its
+    last loud frame, blank around them, -1 where the utterance has ended.
+
+    mel: (B, n, mels); count: (B,) encoder frames. A frame is loud above the middle of its utterance's range.
+    """
+    frames = int(count.max())
+    energy = F.pad(mel.mean(-1), (0, 8 * frames))[:, ::8][:, :frames]
+    index = torch.arange(frames, device=mel.device)
+    inside = index < count[:, None]
+    low = energy.masked_fill(~inside, torch.inf).amin(1, keepdim=True)
+    high = energy.masked_fill(~inside, -torch.inf).amax(1, keepdim=True)
+    loud = inside & (energy > (low + high) / 2)
+    first = torch.where(loud, index, frames).amin(1, keepdim=True)
+    last = torch.where(loud, index, -1).amax(1, keepdim=True)
+    share = (index - first) * batch.token_lengths[:, None] // (last - first + 1).clamp(min=1)
+    speech = inside & (index >= first) & (index <= last) & (batch.token_lengths[:, None] > 0)
+    token = batch.tokens.gather(1, share.clamp(min=0, max=batch.tokens.shape[1] - 1))
+    return torch.where(speech, token, blank).masked_fill(~inside, -1)
 
 
 class Run:
