@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from toys import INT, Groups, Labels, Sum, plain, toy_chain, toy_stages
 
 from vivavoce.streaming.chain import Chain, join
@@ -36,6 +37,8 @@ def run(chain: Chain, batch: list[Stream], sizes: list[int], lookahead: int) -> 
         for i, n in enumerate(count.tolist()):
             rows[i] += zip(*(f[i, :n].tolist() for f in y), strict=True) if isinstance(y, Labels) else y[i, :n].tolist()
         tick += 1
+        for stage, queue in zip(chain.stages, state.queues, strict=True):
+            assert not queue or (queue.count < stage.spec.chunk_items(lookahead)).all(), "a whole chunk still waits"
     return rows, state
 
 
@@ -77,6 +80,20 @@ def test_nothing_is_computed_before_a_chunk_is_whole() -> None:
     counts = [int(chain.step(one[None], state, one, goes_on)[1]) for _ in range(11)]
     # a pair is full at inputs 1, 3, 5, ... (one item of the head), and three pairs make an output
     assert [i + 1 for i, n in enumerate(counts) if n] == [5, 11]
+
+
+@pytest.mark.parametrize(("block", "largest"), [(1, 8), (8, 8), (21, 16), (64, 64)])
+def test_a_step_takes_whole_chunks_up_to_a_block(block: int, largest: int) -> None:
+    sizes = []
+
+    class Watched(Groups):
+        def step(self, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+            sizes.append(x.shape[1])
+            return super().step(x, *rest)
+
+    chain = Chain([Watched(2, 1)], item_shapes=[()], like=INT, max_lookahead=9, block=block)
+    run(chain, [list(range(1000)), list(range(7))], [130], 3)
+    assert max(sizes) == largest
 
 
 def test_queues_do_not_grow() -> None:

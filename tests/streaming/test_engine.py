@@ -176,14 +176,22 @@ def test_a_snapshot_of_another_model_is_refused_and_takes_no_place() -> None:
     assert engine.step({slot: items(1, 2, 3)}, [slot])[slot][0].tolist() == plain([1, 2, 3], 0)
 
 
-def test_a_snapshot_with_too_few_leaves_is_refused_too() -> None:
+def test_a_snapshot_with_fewer_or_other_leaves_of_the_same_shape_is_refused_too() -> None:
     @dataclass(frozen=True, eq=False)
     class Shorter(State):
         memory: Tensor
 
+    @dataclass(frozen=True, eq=False)
+    class Renamed(State):
+        memory: Tensor
+        closed: Tensor
+
     engine: Engine[Any] = Engine(Sum(), 1)
+    zero = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(StateMismatch, match=r"ended .* cannot take nothing"):
-        engine.open(snapshot=Shorter(torch.zeros(1, dtype=torch.int64)))
+        engine.open(snapshot=Shorter(zero))
+    with pytest.raises(StateMismatch, match=r"ended .* cannot take closed"):
+        engine.open(snapshot=Renamed(zero, zero))
 
 
 def test_a_step_that_fails_leaves_the_other_sessions_as_they_were() -> None:
