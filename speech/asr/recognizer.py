@@ -20,9 +20,11 @@ from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Engine, Slot
 
 from .ctc import CtcGreedy
+from .ctc_beam import CtcBeam
 from .model import AsrModel
 from .transcript import Transcript
-from .words import OpenWord, Token, Update, Vocabulary, Word
+from .transducer import TransducerGreedy
+from .words import Emissions, OpenWord, Token, Update, Vocabulary, Word
 
 BLOCK_SECONDS = 30.0  # how much of a file is fed at once
 
@@ -47,25 +49,35 @@ class Snapshot:
 class Recognizer:
     """Many sessions on one model. Not thread-safe: one thread steps it.
 
-    model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once.
+    model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once; decoder: "greedy" (the transducer
+    where there is one, else CTC), or "ctc", "beam" (CTC prefixes), "rnnt", "tdt".
+    A model that hears whole utterances only can `transcribe`, but not `open` a session.
     """
 
-    def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1) -> None:
-        """Raises BadCheckpoint for a model that cannot stream."""
-        if not model.config.encoder.causal:
-            raise BadCheckpoint(f"{model.config.name} hears whole utterances only and cannot stream; "
-                                "choose a model with a causal encoder")
+    def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1, decoder: str = "greedy") -> None:
+        """Raises BadCheckpoint when the model does not have that decoder."""
         self.model = model.eval()
         self.clock = Clock()
-        pieces = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
-        self.vocabulary = Vocabulary(pieces, self.clock.frame)
+        self.vocabulary = Vocabulary([tokenizer.id_to_token(i) or "" for i in range(model.config.pieces)],
+                                     self.clock.frame)
+        self.decoder = decoder_of(model, decoder)
         weight = next(model.encoder.parameters())
         self.device = weight.device
-        self.engine: Engine[ChainState] = Engine(
-            Chain([model.features, model.encoder, decoder_of(model)],
-                  item_shapes=[(), (model.config.encoder.mels,), (model.config.encoder.width,)],
-                  like=torch.zeros((), dtype=weight.dtype, device=weight.device)), slots)
+        self._engine: Engine[ChainState] | None = None
+        if model.config.encoder.causal:
+            self._engine = Engine(
+                Chain([model.features, model.encoder, self.decoder],
+                      item_shapes=[(), (model.config.encoder.mels,), (model.config.encoder.width,)],
+                      like=torch.zeros((), dtype=weight.dtype, device=weight.device)), slots)
         self._progress: dict[Slot, Progress] = {}
+
+    @property
+    def engine(self) -> Engine[ChainState]:
+        """Raises BadCheckpoint for a model that cannot stream."""
+        if self._engine is None:
+            raise BadCheckpoint(f"{self.model.config.name} hears whole utterances only and cannot stream; "
+                                "choose a model with a causal encoder")
+        return self._engine
 
     def open(self, *, lookahead: int = 6, snapshot: Snapshot | None = None) -> Slot:
         """Start a session; lookahead in encoder frames of 80 ms (see `Clock.lookahead_frames`). Raises Full."""
@@ -91,11 +103,27 @@ class Recognizer:
         for slot, (row, count) in emitted.items():
             before = self._progress[slot]
             heard = before.heard + len(feeds[slot])
-            columns = (column[:count].tolist() for column in row)
-            tokens = [Token(*values) for values in zip(*columns, strict=True)]
-            open_word, updates[slot] = self.vocabulary.feed(before.open_word, tokens, heard, slot in final)
+            open_word, updates[slot] = self.vocabulary.feed(before.open_word, tokens_of_row(row, count), heard,
+                                                            slot in final, self._unstable(slot))
             self._progress[slot] = Progress(heard, open_word)
         return updates
+
+    def _unstable(self, slot: Slot) -> list[Token]:
+        """What a beam search believes but has not committed to."""
+        tail = getattr(self.decoder, "tail", None)
+        return tail(self.engine.state.stages[-1], slot.index) if tail else []
+
+    def _transcribe_whole(self, blocks: Iterable[Tensor]) -> Transcript:
+        """For a model that needs the utterance's end before its beginning."""
+        pcm = torch.cat([torch.zeros(0), *blocks]).to(self.device)
+        samples = torch.tensor([len(pcm)], device=self.device)
+        with torch.no_grad():
+            x, count = self.model(pcm[None], samples)
+        ends = torch.ones_like(count, dtype=torch.bool)
+        row, n = self.decoder.step(x, self.decoder.init_state(1), count, ends)
+        tokens = tokens_of_row(type(row)(*(column[0] for column in row)), int(n[0]))
+        _, update = self.vocabulary.feed(OpenWord(), tokens, len(pcm), final=True)
+        return Transcript(update.stable, len(pcm), self.clock.rate, self.model.config.name)
 
     def snapshot(self, slot: Slot) -> Snapshot:
         return Snapshot(self.engine.snapshot(slot), self._progress[slot], self.engine.lookahead(slot))
@@ -117,6 +145,10 @@ class Recognizer:
                            lookahead: int = 69) -> Iterator[tuple[int, Transcript]]:
         """Recordings as iterables of blocks, as many at once as there are free slots; yields (index, transcript) as
         each ends. Raises what an iterable raises, with the other recordings lost: catch errors inside the iterable."""
+        if self._engine is None:
+            for i, stream in enumerate(streams):
+                yield i, self._transcribe_whole(stream)
+            return
         waiting = iter(enumerate(streams))
         running: dict[Slot, _Reading] = {}
         try:
@@ -160,11 +192,23 @@ class _Reading:
         return torch.zeros(0) if block is None else block
 
 
-def decoder_of(model: AsrModel) -> Any:
-    """The greedy decoder of the model's head."""
-    if model.ctc is None:
-        raise BadCheckpoint(f"{model.config.name} has no head to decode with")
-    return CtcGreedy(model.ctc, model.config.blank)
+def decoder_of(model: AsrModel, name: str) -> Any:
+    """The decoding stage of that name; see `Recognizer`."""
+    has = model.config.decoders
+    if name == "greedy":
+        name = has[-1] if has else name
+    if name in ("ctc", "beam") and model.ctc is not None:
+        return (CtcGreedy if name == "ctc" else CtcBeam)(model.ctc, model.config.blank)
+    if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
+        return TransducerGreedy(model.transducer, model.config.transducer.max_symbols)
+    raise BadCheckpoint(f"{model.config.name} has no decoder {name!r}; it has {', '.join(has) or 'none'}"
+                        + (" and beam" if "ctc" in has else ""))
+
+
+def tokens_of_row(row: Emissions, count: int) -> list[Token]:
+    """One session's emissions, (m,) each, as plain values."""
+    columns = (column[:count].tolist() for column in row)
+    return [Token(*values) for values in zip(*columns, strict=True)]
 
 
 def blocks_of(pcm: Tensor, seconds: float = BLOCK_SECONDS, rate: int = 16000) -> Iterator[Tensor]:

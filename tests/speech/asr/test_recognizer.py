@@ -10,7 +10,7 @@ from streams import cut, random_sizes
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from vivavoce.speech.asr.model import AsrConfig, AsrModel
+from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.asr.recognizer import Recognizer, Snapshot, blocks_of
 from vivavoce.speech.asr.transcript import Transcript
 from vivavoce.speech.asr.words import Word
@@ -21,11 +21,12 @@ from vivavoce.streaming.errors import UnknownSlot
 PIECES = ["▁a", "b", "▁c", "d", "▁e", "'"]
 
 
-def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, seed: int = 3) -> Recognizer:
+def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, decoder: str = "ctc",
+                    causal: bool = True) -> Recognizer:
     """Random weights, its head made to babble on the noise below: many words for the comparisons."""
-    torch.manual_seed(seed)
-    encoder = EncoderConfig(width=width, layers=layers, heads=4, hidden=2 * width, channels=8, dropout=0.0)
-    model = AsrModel(AsrConfig("random", encoder, len(PIECES)))
+    torch.manual_seed(3)
+    encoder = EncoderConfig(width=width, layers=layers, heads=4, hidden=2 * width, channels=8, dropout=0.0, causal=causal)
+    model = AsrModel(AsrConfig("random", encoder, len(PIECES), transducer=TransducerConfig(hidden=16, layers=1)))
     model.eval()
     assert model.ctc is not None
     with torch.no_grad():
@@ -33,7 +34,12 @@ def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, seed: int 
         head = model.ctc.linear
         head.weight.normal_(std=20.0)
         head.bias.copy_(-head.weight @ x[0].mean(0))
-    return Recognizer(model, Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1])), slots=slots)
+        assert model.transducer is not None
+        projector = model.transducer.encoder_projector
+        projector.weight.normal_(std=20.0)
+        projector.bias.copy_(-projector.weight @ x[0].mean(0))
+    return Recognizer(model, Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1])), slots=slots,
+                      decoder=decoder)
 
 
 def noise(samples: int, seed: int = 0) -> Tensor:
@@ -136,12 +142,28 @@ def test_a_closed_session_is_unknown() -> None:
         recognizer.step({slot: noise(100)})
 
 
-def test_an_encoder_of_whole_utterances_is_refused() -> None:
-    encoder = EncoderConfig(width=32, layers=1, heads=4, hidden=32, channels=8, causal=False)
-    model = AsrModel(AsrConfig("whole", encoder, len(PIECES)))
-    tokenizer = Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1]))
+def test_an_encoder_of_whole_utterances_transcribes_but_does_not_stream() -> None:
+    recognizer = make_recognizer(causal=False)
+    recordings = [noise(n, n) for n in (50_000, 8_000)]
+    transcripts = dict(recognizer.transcribe_streams([blocks_of(x, 0.7) for x in recordings]))
+    assert len(transcripts[0].words) > 3
+    assert transcripts[1] == recognizer.transcribe(recordings[1])
     with pytest.raises(BadCheckpoint, match="whole utterances"):
-        Recognizer(model, tokenizer)
+        recognizer.open()
+
+
+@pytest.mark.parametrize("decoder", ["beam", "rnnt"])
+def test_every_decoder_streams_as_it_transcribes(decoder: str) -> None:
+    recognizer, pcm = make_recognizer(decoder=decoder), noise(90_000)
+    whole = recognizer.transcribe(pcm, lookahead=6)
+    assert len(whole.words) > 3
+    for sizes in ([1111], random_sizes(5, 20_000)):
+        assert same(stream(recognizer, pcm, sizes, 6), whole.words)
+
+
+def test_a_decoder_that_the_model_lacks_is_named() -> None:
+    with pytest.raises(BadCheckpoint, match="'tdt'"):
+        make_recognizer(decoder="tdt")
 
 
 def simulate(hours: float) -> tuple[int, int]:
