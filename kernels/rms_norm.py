@@ -1,0 +1,15 @@
+"""RMSNorm (arXiv 1910.07467): the plain-torch definition, as Llama and Qwen use it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last dimension. x: (..., D); weight: (D,).
+
+    Computed in float32 (float64 for float64), rounded to x's dtype before the weight as the checkpoints were trained.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

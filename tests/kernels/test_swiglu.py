@@ -1,0 +1,19 @@
+"""SwiGLU is its formula."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from vivavoce.kernels.swiglu import swiglu
+
+
+def test_the_first_half_gates_the_second() -> None:
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    y = swiglu(x)
+    assert y.shape == (2, 3, 4)
+    for i in range(4):
+        gate, up = float(x[1, 2, i]), float(x[1, 2, 4 + i])
+        assert float(y[1, 2, i]) == pytest.approx(gate / (1 + math.exp(-gate)) * up)
