@@ -27,19 +27,19 @@ def relative_attention(
     bias_u, bias_v: (H, D). visible: (B or 1, 1, T, L) bool, at least one true in every row.
     Returns (B, H, T, D). Source: Transformer-XL, arXiv 1901.02860, section 3.3.
     """
-    batch, queries, keys = q.shape[0], q.shape[2], k.shape[2]
+    batch, heads, queries, width = q.shape
     # by head, the rows of all sequences at once: they share the position keys
-    rows = (q + bias_v[:, None]).transpose(0, 1).flatten(1, 2)
-    by_distance = torch.matmul(rows, positions.transpose(-1, -2)).unflatten(1, (batch, queries)).transpose(0, 1)
-    scores = relative_shift(by_distance, keys) * q.shape[-1] ** -0.5
+    rows = (q + bias_v.unsqueeze(1)).transpose(0, 1).reshape(heads, batch * queries, width)
+    by_distance = torch.bmm(rows, positions.transpose(1, 2)).view(heads, batch, queries, -1).transpose(0, 1)
+    scores = relative_shift(by_distance, k.shape[2]) * width**-0.5
     bias = torch.where(visible, scores, float("-inf"))
-    return F.scaled_dot_product_attention(q + bias_u[:, None], k, v, attn_mask=bias, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q + bias_u.unsqueeze(1), k, v, attn_mask=bias, dropout_p=dropout)
 
 
 def relative_shift(by_distance: Tensor, keys: int) -> Tensor:
     """(B, H, T, L + T - 1) scores by distance -> (B, H, T, L) scores by key: out[i, j] = in[i, T - 1 - i + j]."""
-    b, h, t, d = by_distance.shape
-    if t == 1:
-        return by_distance
-    # dropping the first T - 1 of the flattened scores and reading rows one shorter moves each row one step left
-    return by_distance.flatten(2)[..., t - 1 : t * d - 1].reshape(b, h, t, d - 1)[..., :keys]
+    b, h, t, _ = by_distance.shape
+    of_b, of_h, of_t, of_d = by_distance.stride()
+    # a view: each row begins one place to the left of the row before it
+    first = by_distance.storage_offset() + (t - 1) * of_d
+    return by_distance.as_strided((b, h, t, keys), (of_b, of_h, of_t - of_d, of_d), first)

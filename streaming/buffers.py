@@ -26,7 +26,7 @@ def shift_in_(memory: Tensor, x: Tensor, valid: Tensor | None) -> Tensor:
     if kept == 0 or n == 0:
         return joined
     if valid is None:
-        memory.copy_(joined[:, n:])
+        memory.copy_(joined.narrow(1, n, kept))
     else:
         memory.copy_(take_items(joined, valid[:, None] + torch.arange(kept, device=x.device)))
     return joined

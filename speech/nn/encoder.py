@@ -183,11 +183,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, visible: Tensor) -> Tensor:
         """x: (B, T, width); visible: (B or 1, 1, T, L), L = left context + T with state, T without."""
-        q, kv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).split((1, 2), dim=2)
-        q = q.squeeze(2)
-        k, v = (kv if state is None else shift_in_(state.attention, kv, valid)).unbind(2)
-        positions = self._positions(q.shape[1], k.shape[1], x)
-        q, k, v = (a.transpose(1, 2) for a in (q, k, v))
+        qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1)
+        kv = qkv.narrow(2, 1, 2)
+        if state is not None:
+            kv = shift_in_(state.attention, kv, valid)
+        positions = self._positions(qkv.shape[1], kv.shape[1], x)
+        q = qkv.select(2, 0).transpose(1, 2)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind()
         dropout = self.dropout if self.training else 0.0
         y = relative_attention(q, k, v, positions, self.bias_u, self.bias_v, visible, dropout)
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -197,7 +199,7 @@ class Attention(nn.Module):
         if self.table is not None:
             middle = self.table.shape[1] // 2  # distance 0
             if middle >= keys - 1:
-                return self.table[:, middle - keys + 1 : middle + queries]
+                return self.table.narrow(1, middle - keys + 1, keys + queries - 1)
         return self._project(keys - 1, -queries, like)
 
     def _project(self, high: int, below: int, like: Tensor) -> Tensor:
@@ -247,7 +249,7 @@ class Convolution(nn.Module):
         """(B, T + kernel - 1, width) -> (B, T, width)."""
         windows = x.unfold(1, self.kernel, 1)
         if windows.shape[0] * windows.shape[1] <= FEW_FRAMES:
-            y = (windows * self.depthwise.weight[:, 0]).sum(-1)
+            y = (windows * self.depthwise.weight.squeeze(1)).sum(-1)
             return y if self.depthwise.bias is None else y + self.depthwise.bias
         return self.depthwise(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
