@@ -1,0 +1,303 @@
+"""`vivavoce bench`: our figures beside the peers', measured in one run on this machine, as ratios.
+
+`asr` takes transformers' streaming FastConformer encoder and ours with the same random weights, steps both over the
+same chunks in turn, and checks that they give the same before it times them. Rows go to a table or to JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from vivavoce.speech import hub
+from vivavoce.speech.errors import MissingDependency, MissingDevice
+from vivavoce.speech.foreign import rename
+from vivavoce.speech.nn.encoder import SUBSAMPLING, Encoder, EncoderConfig
+from vivavoce.speech.nn.packed import PRECISIONS, PackedLinear, Precision, prepare
+from vivavoce.streaming.errors import VivaVoceError
+
+FRAME_MS = 80
+OFFLINE_LOOKAHEAD = 69
+BOUND = 1e-4  # in fp32, ours and theirs may differ by rounding only
+
+
+class Different(VivaVoceError):
+    """Ours and the peer's do not give the same, so their times cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """ratio: above 1 where ours is better; difference: largest |ours - theirs| over the largest |theirs|, in output."""
+
+    case: str
+    ours: float
+    theirs: float
+    unit: str
+    ratio: float
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    chunks: in encoder frames; chunks_of_many: those of batches above 1; recording: its seconds, offline; recordings:
+    how many in one batch; seconds: spent on one case, all contenders together, in `repeats` rounds or more.
+    """
+
+    chunks: tuple[int, ...] = (1, 2, 7, 14)
+    chunks_of_many: tuple[int, ...] = (1, 2, 7, 14)
+    batches: tuple[int, ...] = (1, 8)
+    seconds: float = 8.0
+    repeats: int = 7
+    recording: int = 30
+    recordings: tuple[int, ...] = (1, 8)
+    config: EncoderConfig = field(default_factory=EncoderConfig)
+
+
+QUICK = Plan(chunks_of_many=(7,), seconds=1.0, repeats=3, recording=10, recordings=(1,))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 for bad usage; raises VivaVoceError for what the user can put right."""
+    parser = argparse.ArgumentParser(prog="vivavoce bench", description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=sorted(BENCHES), help="which figures")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and rounds: within 50 s on 2 cores")
+    parser.add_argument("--json", action="store_true", help='print {"rows": [...]} and nothing else')
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the CPU (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.threads < 1:
+        parser.error("--threads must be at least 1")
+    with threads(args.threads):
+        rows = BENCHES[args.what](QUICK if args.quick else Plan())
+    if args.json:
+        print(json.dumps({"rows": [asdict(row) for row in rows]}))
+    else:
+        Console().print(table(rows, f"vivavoce bench {args.what}, {args.threads} CPU threads"))
+    return 0
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    out = Table("case", "ours", "theirs", "unit", "ratio", "max |Δ|", title=title)
+    for row in rows:
+        style = "bold" if "best" in row.case else None
+        difference = "" if row.difference is None else f"{row.difference:.0e}"
+        out.add_row(
+            row.case, f"{row.ours:.1f}", f"{row.theirs:.1f}", row.unit, f"{row.ratio:.2f}", difference, style=style
+        )
+    return out
+
+
+# --- asr ---------------------------------------------------------------------------------------------------------
+
+
+class Theirs:
+    """transformers' encoder over one batch of streams. Its first chunk is 7 mel frames shorter than the rest."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.caches = encoder, dict[str, Any]()
+
+    def step(self, mel: Tensor, lookahead: int) -> Tensor:
+        out = self.encoder(mel, use_cache=True, num_lookahead_tokens=lookahead, **self.caches)
+        self.caches = {"past_key_values": out.past_key_values, "padding_cache": out.padding_cache}
+        y: Tensor = out.last_hidden_state
+        return y
+
+    def offline(self, mel: Tensor) -> Tensor:
+        y: Tensor = self.encoder(mel, num_lookahead_tokens=OFFLINE_LOOKAHEAD).last_hidden_state
+        return y
+
+
+class Ours:
+    """Our encoder over one batch of streams, its first chunk begun by `spec.head` frames of zeros."""
+
+    def __init__(self, encoder: Encoder, batch: int) -> None:
+        self.encoder, self.state = encoder, encoder.init_state(batch)
+
+    def step(self, mel: Tensor, lookahead: int) -> Tensor:
+        missing = -mel.shape[1] % SUBSAMPLING  # only at the start
+        if missing:
+            mel = torch.cat((mel.new_zeros(len(mel), missing, mel.shape[2]), mel), dim=1)
+        every = torch.full((len(mel),), mel.shape[1])
+        return self.encoder.step(mel, self.state, every, every < 0, lookahead)[0]
+
+    def offline(self, mel: Tensor) -> Tensor:
+        self.state = self.encoder.init_state(len(mel))
+        return self.step(mel, OFFLINE_LOOKAHEAD)
+
+    def linears_alone(self, mel: Tensor, lookahead: int) -> Callable[[], object]:
+        """Something that runs, on the inputs of one step, the linears of that step and nothing else."""
+        calls: list[tuple[nn.Module, Tensor]] = []
+        linears = [m for m in self.encoder.modules() if isinstance(m, PackedLinear)]
+        hooks = [m.register_forward_hook(lambda m, x, _: calls.append((m, x[0].clone()))) for m in linears]
+        try:
+            self.step(mel, lookahead)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return lambda: [linear(x) for linear, x in calls]
+
+
+class Encoders(NamedTuple):
+    """The same weights, theirs and, by precision, ours."""
+
+    theirs: Any
+    ours: Mapping[Precision, Encoder]
+
+
+def bench_asr(plan: Plan) -> list[Row]:
+    """Raises MissingDependency without transformers, and Different when the two encoders are not equal."""
+    with torch.no_grad():
+        encoders = build(plan.config)
+        cases = [(b, c) for b in plan.batches for c in (plan.chunks if b == 1 else plan.chunks_of_many)]
+        results = [streaming_case(encoders, plan, batch, chunk) for batch, chunk in cases]
+        results += [offline_case(encoders, plan, batch) for batch in plan.recordings]
+    best = min(encoders.ours, key=lambda p: statistics.geometric_mean(r.ours[p] / r.theirs for r in results))
+    return [row for result in results for row in result.rows(best)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one case, milliseconds a call: theirs, ours by precision, our linears alone by precision (empty: not
+    measured), and the difference in output by precision."""
+
+    case: str
+    theirs: float
+    ours: dict[Precision, float]
+    linears: dict[Precision, float]
+    differences: dict[Precision, float]
+
+    def rows(self, best: Precision) -> list[Row]:
+        out = []
+        for p, ms in self.ours.items():
+            name = f"{self.case}, {p}{' (best)' if p == best else ''}"
+            out.append(Row(name, ms, self.theirs, "ms", self.theirs / ms, self.differences[p]))
+        for p, ms in self.linears.items():
+            out.append(Row(f"{self.case}, {p}: step / its linears alone", self.ours[p], ms, "ms", ms / self.ours[p]))
+        return out
+
+
+def streaming_case(encoders: Encoders, plan: Plan, batch: int, chunk: int) -> Result:
+    """A steady stream: caches full, one chunk a call."""
+    lookahead, n = chunk - 1, SUBSAMPLING * chunk
+    full = -(-plan.config.left_context // chunk) * n
+    mel = noise(batch, n - SUBSAMPLING + 1 + full + n, plan.config.mels)
+    first, filling, chunk_mel = mel.split((n - SUBSAMPLING + 1, full, n), dim=1)
+    theirs, ours = Theirs(encoders.theirs), {p: Ours(e, batch) for p, e in encoders.ours.items()}
+    differences = dict.fromkeys(ours, 0.0)
+    for part in (first, filling, chunk_mel):
+        expected = theirs.step(part, lookahead)
+        for p in ours:
+            differences[p] = max(differences[p], difference(ours[p].step(part, lookahead), expected))
+    case = f"encoder step, {FRAME_MS * chunk} ms chunks, batch {batch}"
+    check(case, differences)
+    steps = [partial(encoder.step, chunk_mel, lookahead) for encoder in (theirs, *ours.values())]
+    linears = [o.linears_alone(chunk_mel, lookahead) for o in ours.values()]
+    t, *ms = in_turn([*steps, *linears], plan)
+    alone = dict(zip(ours, ms[len(ours) :], strict=True))
+    return Result(case, t, dict(zip(ours, ms, strict=False)), alone, differences)
+
+
+def offline_case(encoders: Encoders, plan: Plan, batch: int) -> Result:
+    """Whole recordings in one call."""
+    mel = noise(batch, 100 * plan.recording + 1, plan.config.mels)
+    theirs, ours = Theirs(encoders.theirs), {p: Ours(e, batch) for p, e in encoders.ours.items()}
+    expected = theirs.offline(mel)
+    differences = {p: difference(o.offline(mel), expected) for p, o in ours.items()}
+    case = f"encoder offline, {plan.recording} s, batch {batch}"
+    check(case, differences)
+    t, *ms = in_turn([partial(encoder.offline, mel) for encoder in (theirs, *ours.values())], plan)
+    return Result(case, t, dict(zip(ours, ms, strict=True)), {}, differences)
+
+
+def check(case: str, differences: Mapping[Precision, float]) -> None:
+    if not differences["fp32"] <= BOUND:
+        raise Different(
+            f"{case}: in fp32 the outputs differ by {differences['fp32']:.1e} of the largest, more than "
+            f"{BOUND}; this release of transformers computes something else: use the one of constraints.txt"
+        )
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to the largest value of b."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def noise(batch: int, frames: int, mels: int) -> Tensor:
+    return torch.randn(batch, frames, mels, generator=torch.Generator().manual_seed(0))
+
+
+def in_turn(calls: Sequence[Callable[[], object]], plan: Plan) -> list[float]:
+    """Median milliseconds of each, measured round by round so that a busy moment of the machine meets all alike."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    end = time.perf_counter() + plan.seconds
+    while len(taken[0]) < plan.repeats or time.perf_counter() < end:
+        for call, times in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(times) for times in taken]
+
+
+def build(config: EncoderConfig) -> Encoders:
+    """Random weights in theirs, copied by the names that checkpoints of theirs are read with."""
+    theirs = build_theirs(config)
+    tensors = {f"encoder.{name}": value for name, value in theirs.state_dict().items()}
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    renamed = rename(tensors, hub.TABLE, hub.IGNORED, "transformers")
+    encoder.load_state_dict({n.removeprefix("encoder."): v for n, v in renamed.items()}, assign=True)
+    ours: dict[Precision, Encoder] = {}
+    for precision in PRECISIONS:
+        try:
+            ours[precision] = prepare(copy.deepcopy(encoder).eval(), precision)
+        except MissingDevice as e:
+            print(f"vivavoce: {precision} is left out: {e}", file=sys.stderr)
+    return Encoders(theirs, ours)
+
+
+def build_theirs(config: EncoderConfig) -> Any:
+    try:
+        from transformers import NemotronAsrStreamingEncoder, NemotronAsrStreamingEncoderConfig
+    except ImportError as e:
+        raise MissingDependency(
+            "this benchmark compares with transformers' encoder, which is not installed (5.17 or "
+            "newer is needed); pip install 'transformers>=5.17'"
+        ) from e
+    torch.manual_seed(0)
+    values = NemotronAsrStreamingEncoderConfig(
+        hidden_size=config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
+        num_key_value_heads=config.heads, intermediate_size=config.hidden, num_mel_bins=config.mels,
+        subsampling_conv_channels=config.channels, conv_kernel_size=config.conv_kernel,
+        sliding_window=config.left_context + 1, attention_bias=config.bias, convolution_bias=config.bias,
+        scale_input=config.scale_input)  # fmt: skip
+    return NemotronAsrStreamingEncoder(values).eval()
+
+
+BENCHES: dict[str, Callable[[Plan], list[Row]]] = {"asr": bench_asr}

@@ -1,0 +1,145 @@
+"""Linears laid out for the CPU, for an encoder that only runs.
+
+`prepare` takes an encoder with its trained weights and replaces each linear by one that oneDNN or FBGEMM multiplies
+fastest, in float32, with float16 weights, or with int8 weights. What comes out steps like the encoder that went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from vivavoce.speech.errors import MissingDevice
+
+from .encoder import Encoder
+
+Precision = Literal["fp32", "fp16", "int8"]
+M = TypeVar("M", bound=nn.Module)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+TABULATED = 139  # distances of 70 frames of left context and a chunk of 70; longer inputs project their own
+
+
+class PackedLinear(nn.Module):
+    """y = x Wᵀ + b for x (..., in). A row of y depends on its own row of x only, whatever else is in the batch."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        self.bias = None if linear.bias is None else linear.bias.detach().clone()
+
+    def _save_to_state_dict(self, destination: object, prefix: str, keep_vars: bool) -> None:
+        raise RuntimeError(f"{prefix[:-1]} is packed for running and has no weights to save; save before prepare()")
+
+
+class Float32Linear(PackedLinear):
+    """float32 weights in oneDNN's own blocks: torch would lay them out anew for every call."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+class Float16Linear(PackedLinear):
+    """float16 weights, widened as they are read; activations and sums stay in float32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.weight = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.weight)
+        return y
+
+
+class Int8Linear(PackedLinear):
+    """int8 weights with one scale for each output; activations as precise as float32, with one scale for each row.
+
+    The machine multiplies 8-bit numbers, so a row goes in as three: the bytes of its activations in 24 bits, and the
+    weights are read once for all. With 8 bits alone a rounding that falls differently moves the output by 1e-3, with 16
+    by 3e-5, and streaming would no longer equal offline.
+    """
+
+    BYTES = 1 + 2**8 + 2**16  # what the three bytes stand for, summed
+    OFFSET = 128 * BYTES  # so that 128 is the zero of each byte
+    LIMIT = 2**23 - 2**17  # the largest activation; rounding up must not reach 2**24 - OFFSET
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        weight = linear.weight.detach()
+        self.scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+        whole = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
+        self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
+        self.base = torch.zeros(self.out_features) if self.bias is None else self.bias
+        self.offset = torch.tensor(float(self.OFFSET))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        peak = rows.abs().amax(1, keepdim=True).clamp_(min=1e-30)
+        whole = torch.addcdiv(self.offset, rows, peak, value=self.LIMIT).to(torch.int32)
+        digits = whole.view(torch.uint8).view(*rows.shape, 4).permute(2, 0, 1)[:3].reshape(-1, rows.shape[1])
+        y = torch.ops.onednn.qlinear_pointwise(
+            digits, 1.0, 128, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        low, middle, high = y.chunk(3)
+        y = torch.addcmul(self.base, high.mul_(2**8).add_(middle).mul_(2**8).add_(low), peak, value=1 / self.LIMIT)
+        return y.view(*x.shape[:-1], -1)
+
+
+KINDS: dict[Precision, type[PackedLinear]] = {"fp32": Float32Linear, "fp16": Float16Linear, "int8": Int8Linear}
+
+
+@torch.no_grad()
+def prepare(encoder: Encoder, precision: Precision = "fp32") -> Encoder:
+    """Make an encoder fast on the CPU, in place, and return it. It can no longer be trained or saved.
+
+    precision: fp32 changes nothing but rounding; fp16 and int8 hold the weights in that. Raises ValueError for a
+    precision there is not and for an encoder in training; MissingDevice where this machine cannot run it.
+    """
+    if precision not in KINDS:
+        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if encoder.training:
+        raise ValueError("a packed encoder cannot be trained; call eval() first, on a copy if you train on")
+    check_supported(encoder, precision)
+    for layer in encoder.layers:
+        layer.attention.tabulate(TABULATED)  # type: ignore[union-attr, operator]
+    _replace(encoder, nn.Linear, KINDS[precision])
+    _replace(encoder, nn.Dropout, lambda _: nn.Identity())
+    return encoder.requires_grad_(False)
+
+
+def check_supported(encoder: Encoder, precision: Precision) -> None:
+    """Raises MissingDevice, saying what to use instead."""
+    weight = next(encoder.parameters())
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        raise MissingDevice(
+            f"packed linears start from float32 weights on the CPU, and these are {weight.dtype} on "
+            f"{weight.device}; leave the encoder as it is, or move it with .to('cpu', torch.float32)"
+        )
+    needs = {
+        "fp32": torch.backends.mkldnn.is_available(),
+        "int8": "onednn" in torch.backends.quantized.supported_engines,
+        "fp16": "fbgemm" in torch.backends.quantized.supported_engines,
+    }
+    if not needs[precision]:
+        able = [p for p in PRECISIONS if needs[p]]
+        raise MissingDevice(
+            f"this build of torch cannot run {precision} linears on this CPU; use "
+            f"{' or '.join(able) or 'the encoder as it is'}"
+        )
+
+
+def _replace(module: nn.Module, kind: type[M], by: Callable[[M], nn.Module]) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, kind):
+            setattr(module, name, by(child))
+        else:
+            _replace(child, kind, by)

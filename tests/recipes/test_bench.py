@@ -1,0 +1,92 @@
+"""`vivavoce bench asr`: equal before it is timed, every figure in its row, and JSON that is only JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from vivavoce.recipes import bench
+from vivavoce.recipes.bench import Different, Plan, Row, bench_asr, main
+from vivavoce.speech.errors import MissingDependency
+from vivavoce.speech.nn.encoder import EncoderConfig
+from vivavoce.speech.nn.packed import PRECISIONS
+
+TINY = Plan(chunks=(1, 7), chunks_of_many=(2,), batches=(1, 2), seconds=0.0, repeats=1, recording=2, recordings=(1,),
+            config=EncoderConfig(width=16, layers=2, heads=2, hidden=24, channels=4))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    pytest.importorskip("transformers", reason="the peer it compares with is not installed")
+    return bench_asr(TINY)
+
+
+def test_every_case_has_every_precision_and_one_is_best(rows: list[Row]) -> None:
+    for case in ("step, 80 ms chunks, batch 1", "step, 560 ms chunks, batch 1", "step, 160 ms chunks, batch 2",
+                 "offline, 2 s, batch 1"):  # fmt: skip
+        mine = [row for row in rows if f"encoder {case}," in row.case and "alone" not in row.case]
+        assert [p for row in mine for p in PRECISIONS if p in row.case] == list(PRECISIONS)
+        assert sum("best" in row.case for row in mine) == 1
+    assert len({p for row in rows for p in PRECISIONS if f"{p} (best)" in row.case}) == 1
+
+
+def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
+    for row in rows:
+        assert row.ours > 0
+        assert row.theirs > 0
+        assert row.ratio == pytest.approx(row.theirs / row.ours)
+
+
+def test_outputs_are_theirs(rows: list[Row]) -> None:
+    bounds = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.1}
+    compared = [row for row in rows if row.difference is not None]
+    assert len(compared) == 4 * len(PRECISIONS)
+    for row in compared:
+        assert row.difference is not None
+        assert row.difference <= next(bound for p, bound in bounds.items() if p in row.case)
+
+
+def test_steps_stand_beside_their_linears_alone(rows: list[Row]) -> None:
+    alone = [row for row in rows if "its linears alone" in row.case]
+    assert len(alone) == 3 * len(PRECISIONS)
+    assert not any("best" in row.case for row in alone)
+
+
+def test_json_is_only_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("encoder, fp16 (best)", 10.0, 35.0, "ms", 3.5, 1e-3)
+    given: list[Plan] = []
+    monkeypatch.setitem(bench.BENCHES, "asr", lambda plan: given.append(plan) or [row])  # type: ignore[func-returns-value]
+    before = torch.get_num_threads()
+    assert main(["asr", "--quick", "--json", "--threads", "1"]) == 0
+    assert torch.get_num_threads() == before
+    assert given == [bench.QUICK]
+    out = json.loads(capsys.readouterr().out)
+    assert out == {"rows": [{"case": "encoder, fp16 (best)", "ours": 10.0, "theirs": 35.0, "unit": "ms", "ratio": 3.5,
+                             "difference": 1e-3}]}  # fmt: skip
+    assert main(["asr"]) == 0
+    assert "3.50" in capsys.readouterr().out
+    assert given[1] == Plan()
+
+
+@pytest.mark.parametrize("argv", [[], ["tea"], ["asr", "--threads", "0"], ["asr", "--slow"]])
+def test_bad_usage_exits_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as e:
+        main(argv)
+    assert e.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingDependency, match="pip install"):
+        bench_asr(TINY)
+
+
+def test_unequal_outputs_are_not_timed() -> None:
+    with pytest.raises(Different, match=r"case: in fp32 the outputs differ by 2\.0e-04"):
+        bench.check("case", {"fp32": 2e-4, "fp16": 1e-2})
+    with pytest.raises(Different):
+        bench.check("case", {"fp32": float("nan")})

@@ -1,0 +1,147 @@
+"""Packed linears: close to the float32 ones, row by row alone, and an encoder of them still streams as in one pass."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from streams import one_pass, random_sizes, streamed, worst
+from torch import Tensor, nn
+
+from vivavoce.speech.errors import MissingDevice
+from vivavoce.speech.features import LogMel
+from vivavoce.speech.nn.encoder import Encoder, EncoderConfig
+from vivavoce.speech.nn.packed import KINDS, PRECISIONS, Int8Linear, PackedLinear, Precision, prepare
+from vivavoce.streaming.chain import Chain
+
+CONFIG = EncoderConfig(mels=80, width=32, layers=2, heads=4, hidden=48, channels=8)
+CLOSE = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1e-2}  # of one linear, relative to its largest output
+STREAMING = 1e-5  # whatever the weights are held in
+
+
+def make_encoder() -> Encoder:
+    torch.manual_seed(0)
+    encoder = Encoder(CONFIG)
+    for p in encoder.parameters():
+        nn.init.normal_(p, std=0.2)
+    return encoder.eval()
+
+
+def make_chain(precision: Precision) -> Chain:
+    return Chain([LogMel(), prepare(make_encoder(), precision)], item_shapes=[(), (80,)], like=torch.zeros(()))
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_linear_is_the_linear(precision: Precision, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(96, 40, bias=bias)
+    packed = KINDS[precision](linear)
+    for shape in ((1, 96), (7, 96), (3, 5, 96)):
+        x = noise(*shape)
+        with torch.no_grad():
+            assert worst(packed(x), linear(x)) <= CLOSE[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_row_does_not_depend_on_its_company(precision: Precision) -> None:
+    torch.manual_seed(0)
+    packed = KINDS[precision](nn.Linear(512, 256))
+    rows = noise(33, 512)
+    alone = torch.cat([packed(row[None]) for row in rows])
+    for loud in (1.0, 1e4):
+        company = rows.clone()
+        company[::2] *= loud
+        assert worst(packed(company)[1::2], alone[1::2]) <= 1e-6
+    assert worst(packed(rows.flip(0)).flip(0), alone) <= 1e-6
+
+
+def test_int8_takes_silence_and_any_loudness() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 16)
+    packed = Int8Linear(linear)
+    with torch.no_grad():
+        assert torch.equal(packed(torch.zeros(1, 64))[0], linear.bias)
+        for scale in (1e-20, 1e-6, 1e6, 1e20):
+            x = noise(4, 64) * scale
+            assert worst(packed(x) - linear.bias, linear(x) - linear.bias) <= max(CLOSE["int8"], 1e-6 / scale)
+        peak = torch.full((1, 64), -3.0)  # every activation at the edge of its range
+        assert worst(packed(peak), linear(peak)) <= CLOSE["int8"]
+
+
+def test_int8_keeps_activations_as_they_are() -> None:
+    """With weights that int8 holds exactly, all that is left is the rounding of the activations."""
+    linear = nn.Linear(512, 64, bias=False)
+    whole = torch.randint(-127, 128, (64, 512), generator=torch.Generator().manual_seed(0))
+    whole[:, 0] = 127
+    linear.weight.data = whole.float() / 127
+    x = noise(9, 512)
+    with torch.no_grad():
+        assert worst(Int8Linear(linear)(x), linear(x)) <= 1e-6
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_prepared_encoder_gives_what_it_gave(precision: Precision) -> None:
+    encoder, mel = make_encoder(), noise(1, 8 * 150, 80)
+    valid, final = torch.tensor([mel.shape[1]]), torch.tensor([True])
+    before, _ = encoder.step(mel, encoder.init_state(1), valid, final, 6)
+    packed = prepare(encoder, precision)
+    assert packed is encoder
+    assert not any(type(m) is nn.Linear for m in packed.modules())
+    after, _ = packed.step(mel, packed.init_state(1), valid, final, 6)
+    assert worst(after, before) <= {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.2}[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("lookahead", [0, 1, 6, 69])
+def test_any_chunking_equals_one_pass(precision: Precision, lookahead: int) -> None:
+    chain, pcm = make_chain(precision), noise(40_000) * 0.1
+    expected = one_pass(chain, pcm, lookahead)
+    for sizes in ([1280], random_sizes(lookahead, 20_000)):
+        assert worst(streamed(chain, [pcm], pushes=[sizes], lookaheads=[lookahead])[0], expected) <= STREAMING
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_ragged_sessions_equal_themselves_alone(precision: Precision) -> None:
+    chain = make_chain(precision)
+    streams = [noise(n, seed=n) * loud for n, loud in ((30_011, 0.1), (22_000, 10.0), (400, 0.1), (35_000, 1e-4))]
+    lookaheads = [0, 6, 1, 6]
+    pushes = [random_sizes(i, 10_000) for i in range(4)]
+    out = streamed(chain, streams, pushes=pushes, lookaheads=lookaheads, seed=1, move_at=5)
+    for x, y, lookahead in zip(streams, out, lookaheads, strict=True):
+        assert worst(y, one_pass(chain, x, lookahead)) <= STREAMING
+
+
+def test_a_copy_is_prepared_and_the_original_still_trains() -> None:
+    encoder = make_encoder()
+    prepare(copy.deepcopy(encoder), "int8")
+    encoder.train()
+    encoder(noise(1, 40, 80), torch.tensor([40]))[0].square().sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_what_cannot_be_prepared_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"call eval\(\)"):
+        prepare(make_encoder().train())
+    with pytest.raises(ValueError, match="fp32, fp16, int8"):
+        prepare(make_encoder(), "int4")  # type: ignore[arg-type]
+    with pytest.raises(MissingDevice, match="float64"):
+        prepare(make_encoder().double())
+
+
+def test_a_build_without_the_kernels_names_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_encoder()
+    monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["qnnpack"])
+    with pytest.raises(MissingDevice, match="cannot run fp16 linears on this CPU; use fp32"):
+        prepare(encoder, "fp16")
+    assert not any(isinstance(m, PackedLinear) for m in encoder.modules())
+
+
+def test_packed_weights_are_not_saved_by_mistake() -> None:
+    with pytest.raises(RuntimeError, match="save before prepare"):
+        prepare(make_encoder()).state_dict()
