@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivavoce.recipes import cli, transcribe
+from vivavoce.recipes.options import MODEL
 from vivavoce.recipes.transcribe import Recording, batches, find
-from vivavoce.speech import audio
+from vivavoce.speech import audio, checkpoint
 from vivavoce.speech.asr.recognizer import BLOCK_SECONDS, Recognizer
 from vivavoce.speech.asr.transcript import FORMATS
 from vivavoce.speech.checkpoint import Loaded
@@ -215,6 +216,15 @@ def test_rates_channels_clipping_and_silence_are_no_faults(
         ("mono", "six", "8k", "96k", "clipped", "silence"), 2.0
     )
     assert found["six"]["words"] == found["mono"]["words"]
+
+
+def test_silence_and_hiss_give_no_words(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    if MODEL not in [info.name for info in checkpoint.models()]:
+        pytest.skip(f"{MODEL} is not in this checkout")
+    hiss = np.random.default_rng(0).normal(0, 0.001, 80000).astype(np.float32)
+    for path in (write("silence.wav", np.zeros(80000, np.float32)), write("hiss.wav", hiss)):
+        assert cli.main(["transcribe", "--device", "cpu", str(path)]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_a_truncated_file_gives_the_samples_it_still_has(
