@@ -1,0 +1,205 @@
+"""The decoder on its cache gives what the definition gives: sinks and the last W tokens, at positions in the cache."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from streams import one_pass, streamed, worst
+from torch import Tensor
+
+from vivavoce.kernels.rotary import rotary, rotary_table
+from vivavoce.speech.llm.config import LlmConfig
+from vivavoce.speech.llm.model import Decoder, DecoderState, LanguageModel, Projector
+from vivavoce.streaming.cache_policy import CachePolicy, EntropyRetained, KeepAll, SinkRing, Window
+from vivavoce.streaming.sink_cache import CacheOverflow
+
+TOKENS = 40
+
+
+def decoder(layers: int = 2, *, dtype: torch.dtype = torch.float64, **options: bool) -> Decoder:
+    """Random weights large enough that every token matters."""
+    model = Decoder(LlmConfig(TOKENS, width=16, layers=layers, heads=4, kv_heads=2, head_dim=6, hidden=24, **options))
+    draw = torch.Generator().manual_seed(5)
+    for weight in model.parameters():
+        weight.data.copy_(torch.randn(weight.shape, generator=draw) * 0.4 + (weight.dim() == 1))
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def text(*lengths: int, seed: int = 0) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, TOKENS, (n,), generator=draw) for n in lengths]
+
+
+@torch.no_grad()
+def defined(model: Decoder, tokens: Tensor, sinks: int, window: int) -> Tensor:
+    """StreamingLLM in one pass without a cache: query t sees the sinks and the last `window`, itself included, each at
+    its rank among those. One query at a time."""
+    n = len(tokens)
+    table = rotary_table(model.config.frequencies(), n)
+
+    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        for t in range(n):
+            seen = torch.tensor([i for i in range(t + 1) if i < sinks or i > t - window])
+            ranks = torch.arange(len(seen))
+            keys = rotary(k[seen], table, ranks).repeat_interleave(2, 1)
+            query = rotary(q[t : t + 1], table, ranks[-1:])[0]
+            weights = (torch.einsum("hd,khd->hk", query, keys) / q.shape[-1] ** 0.5).softmax(-1)
+            out[t] = torch.einsum("hk,khd->hd", weights, v[seen].repeat_interleave(2, 1))
+        return out
+
+    return model.logits(model.run(tokens, attend))
+
+
+def ragged(model: LanguageModel, streams: list[Tensor], state: DecoderState, rng: random.Random, *, most: int,
+           start: list[int] | None = None) -> list[Tensor]:  # fmt: skip
+    """Logits of all tokens, fed to the slots in ragged pieces with pauses."""
+    at, out = list(start or [0] * len(streams)), [[] for _ in streams]
+    while any(i < len(s) for i, s in zip(at, streams, strict=True)):
+        take = [min(rng.choice([0, 1, 1, most]), len(s) - i) for i, s in zip(at, streams, strict=True)]
+        x = torch.full((len(streams), max(max(take), 1)), 1)
+        for row, (s, i, n) in enumerate(zip(streams, at, take, strict=True)):
+            x[row, :n] = s[i : i + n]
+        hidden, count = model.step(x, state, torch.tensor(take), torch.zeros(len(streams), dtype=torch.bool))
+        assert count.tolist() == take
+        for row, n in enumerate(take):
+            out[row].append(model.decoder.logits(hidden[row, :n]))
+            at[row] += n
+    return [torch.cat(parts) if parts else torch.empty(0) for parts in out]
+
+
+def test_one_pass_without_a_cache_is_causal_attention() -> None:
+    model, (tokens,) = decoder(qk_norm=True, qkv_bias=True), text(12)
+    assert worst(model.logits(model(tokens[None]))[0], defined(model, tokens, 0, 12)) <= 1e-12
+
+
+@pytest.mark.parametrize(("sinks", "window", "slack"), [(2, 6, 3), (4, 5, 0), (0, 4, 7)])
+def test_logits_after_eviction_are_those_of_the_definition(sinks: int, window: int, slack: int) -> None:
+    model, streams = decoder(qk_norm=True), text(45, 3, 31)
+    machine = LanguageModel(model, SinkRing(sinks, window, slack))
+    got = ragged(machine, streams, machine.init_state(3), random.Random(1), most=9)
+    for logits, tokens in zip(got, streams, strict=True):
+        assert worst(logits, defined(model, tokens, sinks, window)) <= 1e-10
+
+
+def test_one_layer_after_eviction_equals_a_fresh_forward_over_the_sinks_and_the_last_window() -> None:
+    """Of one layer only: above it, states already hold what has left, in the paper as here."""
+    model, streams = decoder(layers=1), text(40, 23)
+    machine = LanguageModel(model, SinkRing(3, 7, 4))
+    got = ragged(machine, streams, machine.init_state(2), random.Random(2), most=6)
+    for logits, tokens in zip(got, streams, strict=True):
+        fresh = model.logits(model(torch.cat((tokens[:3], tokens[-7:]))[None]))[0]
+        assert worst(logits[-1], fresh[-1]) <= 1e-10
+
+
+def test_the_definition_holds_through_fork_rollback_reload_and_permutation(tmp_path: Path) -> None:
+    model, rng, policy = decoder(), random.Random(3), SinkRing(2, 6, 4)
+    machine, (a, b, junk, tail) = LanguageModel(model, policy), text(25, 4, 3, 12)
+    state = machine.init_state(3)
+    ragged(machine, [a, b, a[:0]], state, rng, most=5)
+    state.copy_slots_(torch.tensor([2]), state, torch.tensor([0]))  # fork
+    ragged(machine, [torch.cat((a, junk)), b, a], state, rng, most=3, start=[25, 4, 25])  # speculate
+    state.cache.rollback(policy, torch.tensor([3, 0, 0]))
+    state.save(tmp_path / "state")
+    state = machine.init_state(3)
+    state.load_file_(tmp_path / "state")
+    state = state.take(torch.tensor([2, 0, 1]))
+    whole = [torch.cat((a, tail.flip(0))), torch.cat((a, tail)), torch.cat((b, tail, tail))]
+    got = ragged(machine, whole, state, rng, most=4, start=[25, 25, 4])
+    for logits, tokens in zip(got, whole, strict=True):
+        assert worst(logits, defined(model, tokens, 2, 6)[-len(logits) :]) <= 1e-10
+
+
+POLICIES: list[CachePolicy] = [SinkRing(2, 6, 3), Window(window=6, slack=2), KeepAll(window=40),
+                               EntropyRetained(2, 9, 3, 4, 3, 0.98)]  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_any_chunking_in_any_company_equals_one_pass(policy: CachePolicy) -> None:
+    machine, streams = LanguageModel(decoder(qk_norm=True), policy), text(33, 7, 40, 19)
+    pushes = [[1], [3, 4], [11, 1, 1], [19]]
+    got = streamed(machine, streams, pushes=pushes, lookaheads=[0] * 4, seed=4, move_at=5)
+    for y, x in zip(got, streams, strict=True):
+        assert worst(y, one_pass(machine, x)) <= 1e-10
+
+
+def test_single_precision_streams_as_it_runs_offline() -> None:
+    machine, streams = LanguageModel(decoder(dtype=torch.float32), SinkRing(2, 6, 3)), text(33, 7)
+    got = streamed(machine, streams, pushes=[[1], [3, 4]], lookaheads=[0, 0], seed=4)
+    for y, x in zip(got, streams, strict=True):
+        assert worst(y, one_pass(machine, x)) <= 1e-5
+
+
+def test_keeping_all_equals_no_cache_at_all() -> None:
+    model, (tokens,) = decoder(), text(40)
+    assert worst(one_pass(LanguageModel(model, KeepAll(window=40)), tokens), model(tokens[None])[0]) <= 1e-12
+
+
+def test_entropy_takes_the_surprise_of_each_token_from_the_model() -> None:
+    model, (tokens,) = decoder(), text(9)
+    machine = LanguageModel(model, EntropyRetained(0, 9, 4, 4, 3))
+    state = machine.init_state(1)
+    for i in range(9):
+        machine.step(tokens[None, i : i + 1], state, torch.tensor([1]), torch.tensor([False]))
+    expected = -model.logits(model(tokens[None]))[0].log_softmax(-1)[torch.arange(8), tokens[1:]]
+    born = state.cache.born[0]
+    assert torch.allclose(state.cache.score[0][(born > 0)].double(), expected[born[born > 0] - 1], atol=1e-5)
+
+
+def test_entropy_is_the_same_after_tokens_were_taken_back() -> None:
+    policy = EntropyRetained(1, 8, 2, 3, 4, 0.9)
+    machine, (tokens, junk) = LanguageModel(decoder(), policy), text(40, 4, seed=3)
+    state, at = machine.init_state(1), 0
+    out = []
+    for n in (5, 6, 1, 9, 2, 8, 9):
+        for x, keep in ((junk, False), (tokens[at : at + n], True)):
+            y, _ = machine.step(x[None], state, torch.tensor([len(x)]), torch.tensor([False]))
+            if keep:
+                out.append(y[0])
+            else:
+                state.cache.rollback(policy, torch.tensor([4]))
+        at += n
+    assert worst(torch.cat(out), one_pass(machine, tokens)) <= 1e-10
+
+
+def test_embeddings_of_tokens_give_what_the_tokens_give_and_frames_fit_among_them() -> None:
+    model, (tokens,) = decoder(), text(20)
+    machine, draw = LanguageModel(model, SinkRing(2, 6, 3)), torch.Generator().manual_seed(0)
+    assert worst(one_pass(machine, model.embed(tokens).detach()), one_pass(machine, tokens)) <= 1e-12
+    frames = Projector(5, 16).double()(torch.randn(11, 5, generator=draw, dtype=torch.float64)).detach()
+    mixed = torch.cat((model.embed(tokens[:6]), frames, model.embed(tokens[6:]))).detach()
+    state, out = machine.init_state(1), []
+    for x in (tokens[:6], frames, tokens[6:]):
+        out.append(machine.step(x[None], state, torch.tensor([len(x)]), torch.tensor([True]))[0][0])
+    assert worst(torch.cat(out), one_pass(machine, mixed)) <= 1e-10
+    assert worst(out[2], one_pass(machine, tokens)[6:]) > 1e-3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_extended_vocabulary_scores_old_tokens_as_before(tied: bool) -> None:
+    model, (tokens,) = decoder(tied=tied), text(10)
+    before = model.logits(model(tokens[None]))
+    model.extend_vocabulary(7)
+    after = model.logits(model(tokens[None]))
+    assert model.config.vocabulary == after.shape[-1] == TOKENS + 7
+    assert torch.equal(after[..., :TOKENS], before)
+    assert model.logits(model(torch.tensor([[TOKENS + 6]]))).isfinite().all()
+    spread = model.embed.weight[TOKENS:].std() / model.embed.weight[:TOKENS].std()
+    assert 0.7 < float(spread) < 1.3
+
+
+def test_more_than_a_cache_without_eviction_holds_is_refused_and_changes_nothing() -> None:
+    machine, (tokens,) = LanguageModel(decoder(), KeepAll(window=8)), text(9)
+    state = machine.init_state(1)
+    with pytest.raises(CacheOverflow, match="do not fit a cache of 8"):
+        machine.step(tokens[None], state, torch.tensor([9]), torch.tensor([False]))
+    assert int(state.cache.length) == 0
+
+
+def test_gradients_flow_through_the_pass_without_a_cache() -> None:
+    model, (tokens,) = decoder().requires_grad_(True), text(6)
+    model.logits(model(tokens[None])).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
