@@ -69,7 +69,7 @@ class Plan:
     config: EncoderConfig = field(default_factory=EncoderConfig)
 
 
-QUICK = Plan(chunks_of_many=(7,), seconds=1.0, repeats=3, recording=10, recordings=(1,))
+QUICK = Plan(chunks_of_many=(7,), seconds=0.5, repeats=3, recording=10, recordings=(1,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -129,8 +129,8 @@ class Subsampling(nn.Module):
             if i:
                 point = cast(nn.Conv2d, self.points[i - 1])
                 x = F.linear(x, point.weight.flatten(1), point.bias)
-            first = (first + 1) // 2
-            seen = torch.where(seen > 0, self.length(seen), 0)
+            if valid is not None:
+                first, seen = (first + 1) // 2, torch.where(seen > 0, self.length(seen), 0)
             x = self._within(x, first, seen, valid).relu_()
         return self.out(x.transpose(2, 3).flatten(2))  # type: ignore[no-any-return]
 
