@@ -10,41 +10,56 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 _BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet
-_CONTEXT = 4  # tokens kept before the text to come: a decoder drops the first token's space
 
 
 class TextStream:
-    """The texts of one stream joined are the decoding of all its tokens."""
+    """The texts of one stream joined are the decoding of all its tokens.
+
+    (With one exception: where bytes that are no text follow others that are, decoders of the `<0xE4>` kind take back
+    the good ones too. What was shown stays shown.)
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special
-        self._ids: list[int] = []  # context whose text is out, then tokens whose text is not, or not all
-        self._shown = ""  # the decoding of those ids as far as it is out
+        self._ids: list[
+            int
+        ] = []  # some whose text is out, because decoders drop the first token's space; then new ones
+        self._old = 0  # how many those are
+        self._shown = ""  # the decoding of the ids as far as it is out
 
     def push(self, ids: Sequence[int]) -> str:
         """The text that is certain now: all but an unfinished character at the end."""
         out = ""
         for i in ids:  # one by one, so that what comes out does not depend on how the ids were cut
             self._ids.append(i)
-            text = self._decode()
-            out += self._take(text.rstrip(_BROKEN), whole=not text.endswith(_BROKEN))
+            text = self._decode(self._ids)
+            out += self._settle(text) if not text.endswith(_BROKEN) else self._advance(text.rstrip(_BROKEN))
         return out
 
     def finish(self) -> str:
         """What was held back: bytes that became no character come out as U+FFFD."""
-        return self._take(self._decode(), whole=True)
+        return self._settle(self._decode(self._ids))
 
-    def _take(self, text: str, *, whole: bool) -> str:
-        new = text.removeprefix(self._shown) if text.startswith(self._shown) else ""
-        if new:
-            self._shown = text
-        if whole and text == self._shown:
-            self._ids = self._ids[-_CONTEXT:]
-            self._shown = self._decode()
+    def _advance(self, text: str) -> str:
+        """What of this is new; nothing while unfinished bytes hide what was shown."""
+        if not text.startswith(self._shown):
+            return ""
+        new, self._shown = text.removeprefix(self._shown), text
         return new
 
-    def _decode(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=self._skip)
+    def _settle(self, text: str) -> str:
+        """All of this is certain: the new ids become the old ones."""
+        new = self._advance(text) if text.startswith(self._shown) else self._decode(self._ids[self._old :])
+        kept = self._decode(self._ids[self._old :])
+        if kept:  # ids that show nothing by themselves would not protect the next one's space
+            self._ids, self._shown = self._ids[self._old :], kept
+        else:
+            self._shown = text
+        self._old = len(self._ids)
+        return new
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skip)
 
 
 class StopStrings:
