@@ -283,6 +283,33 @@ class Encoder(nn.Module):
         self.subsampling = Subsampling(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Weights to begin training with.
+
+        Torch's own defaults shrink every signal and add random biases, so that frames hardly differ after a few layers
+        and nothing is learnt for thousands of steps. Here the first convolution centres log-mel values (speech has a
+        mean of about -9 and a deviation of 4), convolutions and linears keep the variance (He, arXiv 1502.01852; Glorot),
+        and each layer's four branches begin small beside the residual, as the normalised sum would drown it otherwise.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        first = self.subsampling.convs[0]
+        assert isinstance(first, nn.Conv2d)
+        assert first.bias is not None
+        first.weight /= 4.0
+        first.bias.copy_(9.0 * first.weight.sum((1, 2, 3)))
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            for out in (layer.ff1.down, layer.attention.out, layer.conv.out, layer.ff2.down):
+                out.weight *= (4 * len(self.layers)) ** -0.5
 
     @property
     def spec(self) -> StageSpec:

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
 from vivavoce.speech.asr.ctc import CtcHead
-from vivavoce.speech.asr.model import AsrConfig, AsrModel
+from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.checkpoint import save
 from vivavoce.speech.config import parse
 from vivavoce.speech.errors import BadConfig
@@ -55,7 +56,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
+    """One run. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
     is between_weight. flat_start: for so many steps, a frame loss against tokens spread evenly over the utterance, its
     weight falling to 0, helps CTC out of saying nothing but blanks (the flat start of hidden Markov models)."""
 
@@ -66,6 +67,8 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     spec_augment: SpecAugment = field(default_factory=SpecAugment)
     lookaheads: tuple[int, ...] = LOOKAHEADS
+    transducer: TransducerConfig | None = None
+    ctc_weight: float = 0.3
     between: int = -1
     between_weight: float = 0.3
     flat_start: int = 0
@@ -82,7 +85,8 @@ class Trainer:
         self.config, self.device, self.step_count = config, device, 0
         self.tokenizer = Tokenizer.from_file(str(root / config.tokenizer))
         pieces = self.tokenizer.get_vocab_size()
-        self.model = AsrModel(AsrConfig(config.name, config.encoder, pieces)).to(device)
+        self.model = AsrModel(AsrConfig(config.name, config.encoder, pieces, transducer=config.transducer,
+                                            lookaheads=config.lookaheads)).to(device)
         self.model.encoder.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.between = CtcHead(config.encoder.width, pieces).to(device) if config.between >= 0 else None
         self.parameters = [p for m in (self.model, self.between) if m is not None for p in m.parameters()]
@@ -110,6 +114,7 @@ class Trainer:
         with amp:
             loss = self.loss(batch.to(self.device))
         loss.backward()
+        self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -118,30 +123,49 @@ class Trainer:
         return float(loss.detach())
 
     def loss(self, batch: Batch) -> Tensor:
+        """Nats a token, all heads together."""
         draw = random.Random(self.config.seed * 1_000_003 + self.step_count)
         lookahead = draw.choice(self.config.lookaheads)
         mel, frames = self.model.features(batch.pcm, batch.samples)
         mel = self.config.spec_augment(mel, frames, seed=draw.randrange(2**31))
-        caught: list[Tensor] = []
-        hook = None
-        if self.between is not None:
-            layer = self.model.encoder.layers[self.config.between]
-            hook = layer.register_forward_hook(lambda _m, _i, out: caught.append(out))
-        try:
-            x, count = self.model.encoder(mel, frames, lookahead)
-        finally:
-            if hook is not None:
-                hook.remove()
+        x, middle, count = self._encode(mel, frames, lookahead)
+        targets = batch.tokens, batch.token_lengths
         assert self.model.ctc is not None
-        loss = self.model.ctc.loss(x, count, batch.tokens, batch.token_lengths)
+        loss = self.model.ctc.loss(x, count, *targets)
         if self.step_count < self.config.flat_start:
             labels = spread_evenly(mel, count, batch, self.model.config.blank)
             weight = 1 - self.step_count / self.config.flat_start
             loss = loss + weight * F.nll_loss(self.model.ctc(x).transpose(1, 2), labels, ignore_index=-1)
         if self.between is not None:
-            w = self.config.between_weight
-            loss = (1 - w) * loss + w * self.between.loss(caught[0], count, batch.tokens, batch.token_lengths)
+            loss = torch.lerp(loss, self.between.loss(middle, count, *targets), self.config.between_weight)
+        if self.model.transducer is not None:
+            transducer = self.model.transducer.loss(x, count, *targets) * len(count) / batch.token_lengths.sum().clamp(min=1)
+            loss = torch.lerp(transducer, loss, self.config.ctc_weight)
         return loss
+
+    def _encode(self, mel: Tensor, frames: Tensor, lookahead: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder frames, those after layer `between` (or the same), and their counts."""
+        caught: list[Tensor] = []
+        layer = self.model.encoder.layers[self.config.between]
+        hook = layer.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+        try:
+            x, count = self.model.encoder(mel, frames, lookahead)
+        finally:
+            hook.remove()
+        return x, caught[0], count
+
+    def _share_gradients(self) -> None:
+        """The mean over all processes that torchrun started."""
+        if not dist.is_initialized():
+            return
+        for p in self.parameters:
+            if p.grad is None:  # this rank's batch did not reach it; others may have
+                p.grad = torch.zeros_like(p)
+        flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for p, part in zip(self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True):
+            p.grad = part.view_as(p)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -198,7 +222,8 @@ class Run:
         self.config, self.folder = config, folder
         folder.mkdir(parents=True, exist_ok=True)
         self.trainer = Trainer(config, root, device)
-        self.data = TrainingData(config.data, root, self.trainer.tokenizer, seed=config.seed)
+        self.rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.data = TrainingData(config.data, root, self.trainer.tokenizer, seed=config.seed, rank=self.rank, world=world)
         self.dev = self.data.dev(root)
         self.log(self.data.summary)
         self.checkpoint = folder / "last.pt"
@@ -221,7 +246,7 @@ class Run:
                 self.log(f"loss {sum(losses) / len(losses):.3f}  lr {self.trainer.rate():.2e}  "
                          f"{heard / (now - began):.0f}x real time")
                 losses.clear()
-            over = self.stopping or (minutes and now - began > minutes * 60)
+            over = self._everyone(self.stopping or (minutes > 0 and now - began > minutes * 60))
             done = self.trainer.step_count >= self.config.optimizer.steps
             if self.trainer.step_count % self.config.measure_steps == 0 or done:
                 self.measure()
@@ -231,7 +256,17 @@ class Run:
             if over or done:
                 return
 
+    def _everyone(self, stop: bool) -> bool:
+        """What rank 0 decides: one that stopped alone would leave the others waiting for its gradients."""
+        if not dist.is_initialized():
+            return stop
+        decision = torch.tensor([int(stop)], device=self.trainer.device)
+        dist.broadcast(decision, 0)
+        return bool(decision)
+
     def measure(self) -> None:
+        if self.rank:
+            return
         model = self.trainer.averaged()
         for name, utterances in self.dev.items():
             rates = error_rates(model, self.trainer.tokenizer, utterances, lookahead=6)
@@ -239,12 +274,16 @@ class Run:
 
     def save(self) -> None:
         """Atomic, so that a cut never leaves half a checkpoint."""
+        if self.rank:
+            return
         part = self.checkpoint.with_suffix(".part")
         torch.save(self.trainer.state(), part)
         part.replace(self.checkpoint)
         save(self.trainer.averaged(), self.trainer.tokenizer, self.folder / "export")
 
     def log(self, text: str) -> None:
+        if self.rank:
+            return
         line = f"{time.strftime('%H:%M:%S')} step {self.trainer.step_count}  {text}"
         print(line, flush=True)
         with (self.folder / "log.txt").open("a") as f:
@@ -277,6 +316,10 @@ def main(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     config = read_config(args.config)
+    if "LOCAL_RANK" in os.environ:  # started by torchrun
+        dist.init_process_group()
+        if args.device == "cuda":
+            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
     Run(config, args.data, args.out or Path("runs") / config.name, torch.device(args.device)).train(args.minutes)
     return 0
 
