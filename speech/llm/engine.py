@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vivavoce.streaming.engine import Engine, Slot
-from vivavoce.streaming.errors import UnknownSlot, VivaVoceError
+from vivavoce.streaming.errors import StateMismatch, UnknownSlot, VivaVoceError
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State, slots_tensor
 
@@ -148,8 +148,8 @@ class LlmEngine:
         return not any(s.feedable for s in self._sessions.values())
 
     def open(self, request: str, *, sampling: Sampling | None = None, like: Slot | Snapshot | None = None) -> Slot:
-        """Start a session named `request`: fresh, or going on from where another stands (a shared prompt is computed
-        once), which must not be replying. sampling: fresh settings and random numbers; without, those of `like`.
+        """Start a session named `request`: fresh, or going on from where another stands, so that a shared prompt is
+        computed once. sampling: fresh settings and random numbers; without, those of `like`.
 
         Raises Full, DoubledRequest, UnknownSlot, StateMismatch.
         """
@@ -227,11 +227,14 @@ class LlmEngine:
         return Snapshot(self._engine.snapshot(slot), _copy(session, session.request))
 
     def load(self, folder: Path) -> Snapshot:
-        """What `Snapshot.save` wrote. Raises StateMismatch when it comes from another model or policy."""
+        """What `Snapshot.save` wrote. Raises StateMismatch when it is none, or comes from another model or policy."""
         state = self._engine.stage.init_state(1)
-        state.load_file_(folder / "state.safetensors")
-        values = json.loads((folder / "session.json").read_text())
-        return Snapshot(state, Session(**values | {"ends": tuple(values["ends"])}))
+        try:
+            state.load_file_(folder / "state.safetensors")
+            values = json.loads((folder / "session.json").read_text())
+            return Snapshot(state, Session(**values | {"ends": tuple(values["ends"])}))
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as e:
+            raise StateMismatch(f"{folder} is not a saved session ({e}); give the folder that `save` wrote") from e
 
     @torch.no_grad()
     def tick(self) -> list[Event]:

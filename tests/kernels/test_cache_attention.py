@@ -84,7 +84,7 @@ def test_a_query_that_sees_nothing_gets_something_finite() -> None:
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
 def test_lower_precision_is_as_near_as_its_inputs_allow(dtype: torch.dtype, limit: float) -> None:
     inputs = case(2, 3, 30, 4, 2, 2)
-    low = {k: x.to(dtype) if isinstance(x, Tensor) and k in "qkv" else x for k, x in inputs.items()}
+    low: dict[str, Any] = {k: x.to(dtype) if isinstance(x, Tensor) and k in "qkv" else x for k, x in inputs.items()}
     low["table"] = TABLE.float()
     y = cache_attention(**low)
     assert y.dtype == dtype

@@ -22,7 +22,7 @@ def empty(policy: CachePolicy, slots: int) -> CacheState:
 
 def stream(policy: CachePolicy, tokens: int, sizes: Callable[[], int]) -> list[Seen]:
     """What every query of one slot sees, when tokens come in pieces of these sizes."""
-    cache, out = empty(policy, 1), []
+    cache, out = empty(policy, 1), list[Seen]()
     while (done := int(cache.length)) < tokens:
         cache.evict(policy.plan(cache), torch.tensor([True]))
         n = min(sizes(), tokens - done, policy.block, int(policy.room(cache)))
@@ -51,7 +51,7 @@ def sink_ring(t: int, sinks: int, window: int) -> Seen:
 
 def entropy(policy: EntropyRetained, tokens: int) -> list[Seen]:
     """Token by token on a list."""
-    held, out = [], []
+    held, out = list[int](), list[Seen]()
     for t in range(tokens):
         if len(held) == policy.sinks + policy.window:
             others = [i for i in held if policy.sinks <= i < t - policy.recent]

@@ -14,7 +14,7 @@ from vivavoce.streaming.cache_policy import CachePolicy, EntropyRetained, KeepAl
 from vivavoce.streaming.errors import StateMismatch
 from vivavoce.streaming.sink_cache import Block, CacheOverflow, CacheState, RollbackTooFar
 
-POLICIES = [SinkRing(2, 5, 4), SinkRing(0, 3, 2), SinkRing(1, 4, 0), KeepAll(window=400),
+POLICIES: list[CachePolicy] = [SinkRing(2, 5, 4), SinkRing(0, 3, 2), SinkRing(1, 4, 0), KeepAll(window=400),
             EntropyRetained(2, 9, 3, 4, 5, 0.9)]  # fmt: skip
 LIKE = torch.zeros((), dtype=torch.float64)
 
@@ -89,7 +89,8 @@ def counts(*n: int) -> Tensor:
 def test_any_history_holds_what_its_tokens_alone_would_hold(policy: CachePolicy, seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     slots, name = 3, iter(range(1, 10**6))
-    cache, tokens, high = empty(policy, slots), [[] for _ in range(slots)], [0] * slots
+    cache, high = empty(policy, slots), [0] * slots
+    tokens: list[list[int]] = [[] for _ in range(slots)]
     for _ in range(60):
         move = rng.choice(["append", "append", "append", "rollback", "fork", "permute", "reload"])
         if move == "append":

@@ -12,7 +12,15 @@ from vivavoce.speech.config import parse, to_dict
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.llm.config import LlmConfig, RopeScaling
 
-SIZES = {"vocabulary": 10, "width": 8, "layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 16}
+SIZES: dict[str, Any] = {
+    "vocabulary": 10,
+    "width": 8,
+    "layers": 1,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 8,
+    "hidden": 16,
+}
 
 
 def test_frequencies_fall_from_one_by_the_base() -> None:

@@ -45,6 +45,12 @@ def tokenizer(kind: str) -> Tokenizer:
     return made
 
 
+def special(kind: str, token: str) -> int:
+    found = tokenizer(kind).token_to_id(token)
+    assert found is not None
+    return found
+
+
 def pieces(kind: str, ids: list[int], *, together: int = 1) -> list[str]:
     stream = TextStream(tokenizer(kind))
     return [*(stream.push(ids[i : i + together]) for i in range(0, len(ids), together)), stream.finish()]
@@ -72,7 +78,7 @@ def test_text_comes_as_soon_as_its_characters_are_whole(kind: str) -> None:
 
 def test_special_tokens_are_not_shown_unless_asked_for() -> None:
     made = tokenizer("byte")
-    ids = [*made.encode("Hello").ids, made.token_to_id("<end>")]
+    ids = [*made.encode("Hello").ids, special("byte", "<end>")]
     assert "".join(pieces("byte", ids)) == "Hello"
     assert TextStream(made, skip_special=False).push(ids) == "Hello<end>"
 
@@ -86,7 +92,7 @@ def test_bytes_that_are_no_text_come_out_as_the_decoder_gives_them(seed: int) ->
 
 def test_bytes_that_are_no_text_hide_nothing_that_follows() -> None:
     made = tokenizer("fallback")
-    ids = [*made.encode("Hello 日").ids, made.token_to_id("<0xFF>"), *made.encode("world.").ids]
+    ids = [*made.encode("Hello 日").ids, special("fallback", "<0xFF>"), *made.encode("world.").ids]
     assert "".join(pieces("fallback", ids)) == "Hello 日\ufffd world."
 
 

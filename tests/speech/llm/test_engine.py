@@ -126,6 +126,28 @@ def test_sessions_at_random_each_get_what_they_get_alone(policy: CachePolicy, gr
     assert sum(one.stop_at is not None and len(one.got) == one.stop_at for one in lives) >= sessions / 10
 
 
+def test_in_single_precision_company_changes_no_token_that_is_clearly_ahead() -> None:
+    rng, model = random.Random(1), machine(layers=2)
+    model = LanguageModel(model.decoder.float(), RING)
+    engine, compared = LlmEngine(model, 12, budget=30, chunk=4), 0
+    prompts = {engine.open(str(i)): [rng.randrange(END) for _ in range(rng.randint(1, 12))] for i in range(12)}
+    for slot, prompt in prompts.items():
+        engine.extend(slot, prompt)
+        engine.reply(slot, max_tokens=rng.randint(3, 20), ends=())
+    events = run(engine)
+    for slot, prompt in prompts.items():
+        state, x = model.init_state(1), prompt
+        for token in tokens(events, slot):
+            hidden, _ = model.step(torch.tensor([x]), state, torch.tensor([len(x)]), torch.tensor([False]))
+            best, second = model.decoder.logits(hidden[0, -1]).topk(2).values.tolist()
+            expected = int(model.decoder.logits(hidden[0, -1]).argmax())
+            if best - second <= 1e-4:
+                break
+            assert token == expected
+            compared, x = compared + 1, [token]
+    assert compared > 80
+
+
 def test_turns_of_one_session_run_on_past_the_window() -> None:
     model, rng = machine(), random.Random(0)
     engine, heard = LlmEngine(model, 2), list[int]()
@@ -221,6 +243,10 @@ def test_a_snapshot_goes_on_in_another_engine_after_a_restart(tmp_path: Path) ->
     assert tokens(before, slot) + tokens(run(other), again) == tokens(before, slot) + tokens(run(engine), slot)
     with pytest.raises(StateMismatch):
         LlmEngine(machine(SinkRing(2, 13, 6)), 1).load(tmp_path)
+    (tmp_path / "session.json").write_text('{"ends": [], "mood": "good"}')
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(StateMismatch, match="is not a saved session"):
+            other.load(folder)
 
 
 def test_a_session_with_scores_that_are_no_numbers_fails_alone_and_leaves_nothing_behind() -> None:

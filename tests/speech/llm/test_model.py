@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from vivavoce.streaming.sink_cache import CacheOverflow
 TOKENS = 40
 
 
-def decoder(layers: int = 2, *, dtype: torch.dtype = torch.float64, **options: bool) -> Decoder:
+def decoder(layers: int = 2, *, dtype: torch.dtype = torch.float64, **options: Any) -> Decoder:
     """Random weights large enough that every token matters."""
     model = Decoder(LlmConfig(TOKENS, width=16, layers=layers, heads=4, kv_heads=2, head_dim=6, hidden=24, **options))
     draw = torch.Generator().manual_seed(5)
@@ -57,7 +58,8 @@ def defined(model: Decoder, tokens: Tensor, sinks: int, window: int) -> Tensor:
 def ragged(model: LanguageModel, streams: list[Tensor], state: DecoderState, rng: random.Random, *, most: int,
            start: list[int] | None = None) -> list[Tensor]:  # fmt: skip
     """Logits of all tokens, fed to the slots in ragged pieces with pauses."""
-    at, out = list(start or [0] * len(streams)), [[] for _ in streams]
+    at = list(start or [0] * len(streams))
+    out: list[list[Tensor]] = [[] for _ in streams]
     while any(i < len(s) for i, s in zip(at, streams, strict=True)):
         take = [min(rng.choice([0, 1, 1, most]), len(s) - i) for i, s in zip(at, streams, strict=True)]
         x = torch.full((len(streams), max(max(take), 1)), 1)
@@ -83,6 +85,24 @@ def test_logits_after_eviction_are_those_of_the_definition(sinks: int, window: i
     got = ragged(machine, streams, machine.init_state(3), random.Random(1), most=9)
     for logits, tokens in zip(got, streams, strict=True):
         assert worst(logits, defined(model, tokens, sinks, window)) <= 1e-10
+
+
+def test_four_million_tokens_later_nothing_has_changed() -> None:
+    """Positions are those within the cache: only the count of tokens differs."""
+    machine, (tokens, more) = LanguageModel(decoder(dtype=torch.float32), SinkRing(2, 6, 4)), text(30, 20)
+    state = machine.init_state(1)
+    one_step = (torch.tensor([30]), torch.tensor([False]))
+    machine.step(tokens[None], state, *one_step)
+    late, turns = state.take(torch.tensor([0])), 4_000_000 // 10 * 10  # whole rounds of the ring
+    for leaf in (late.cache.length, late.cache.high, late.cache.born[:, 2:], late.cache.died[:, 2:]):
+        leaf += turns
+    now, then = (
+        [machine.step(x[None, None], s, torch.tensor([1]), torch.tensor([False]))[0] for x in more]
+        for s in (state, late)
+    )
+    assert int(late.cache.length) == 4_000_050
+    assert torch.equal(torch.cat(now), torch.cat(then))
+    assert late.nbytes == machine.init_state(1).nbytes
 
 
 def test_one_layer_after_eviction_equals_a_fresh_forward_over_the_sinks_and_the_last_window() -> None:

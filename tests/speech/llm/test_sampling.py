@@ -36,7 +36,7 @@ def shares(sampling: Sampling, n: int = 4000) -> list[float]:
 
 
 def close(a: list[float], b: Tensor) -> bool:
-    return max(abs(x - y) for x, y in zip(a, b.tolist(), strict=True)) < 0.03
+    return all(abs(x - y) < 0.03 for x, y in zip(a, b.tolist(), strict=True))
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
@@ -92,7 +92,8 @@ def test_company_and_place_change_no_draw() -> None:
     for i, one in enumerate(settings):
         sampler = state(one)
         alone.append([int(sample(logits[t, i : i + 1], sampler, torch.tensor([0]))) for t in range(30)])
-    together, got = state(*reversed(settings)), [[] for _ in settings]
+    together = state(*reversed(settings))
+    got: list[list[int]] = [[] for _ in settings]
     for t in range(30):
         for slots in ([3, 1], [0, 2]) if t % 2 else ([2, 0, 3, 1],):
             tokens = sample(logits[t, [3 - s for s in slots]], together, torch.tensor(slots))
