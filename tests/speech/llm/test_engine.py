@@ -201,7 +201,7 @@ def test_words_are_worked_on_before_the_turn_ends_and_one_token_is_left_then() -
 
 def test_a_long_prompt_does_not_hold_up_a_running_reply() -> None:
     engine = LlmEngine(machine(SinkRing(2, 100, 20)), 3, budget=8, chunk=8)
-    talking, long, other = (engine.open(name) for name in "abc")
+    other, long, talking = (engine.open(name) for name in "abc")  # the last to come is not the last to be served
     engine.extend(talking, [1])
     engine.reply(talking, max_tokens=10, ends=())
     engine.tick()
