@@ -70,7 +70,24 @@ def draw(rng: np.random.Generator, flite_share: float) -> Voice:
     return Voice("espeak-ng", f"{accent}+{variant}", pitch, spread, rate, level)
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+class _Event(ctypes.Structure):
+    """espeak_EVENT of its C header; for a phoneme, `name` is its mnemonic and `sample` where it begins."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("milliseconds", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),
+    )
+
+
+_Events = ctypes.POINTER(_Event)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, _Events)
+_LIST_END, _PHONEME, _PHONEME_EVENTS = 0, 7, 1
 _RETRIEVAL, _UTF8, _RATE, _VOLUME, _PITCH, _RANGE = 1, 1, 1, 2, 3, 4
 
 
@@ -92,20 +109,29 @@ class _Espeak:
     def __init__(self) -> None:
         library, data = _espeak_files()
         self.library = ctypes.CDLL(library)
-        self.rate = int(self.library.espeak_Initialize(_RETRIEVAL, 0, data.encode() if data else None, 0))
+        self.rate = int(self.library.espeak_Initialize(_RETRIEVAL, 0, data.encode() if data else None, _PHONEME_EVENTS))
         if self.rate <= 0:
             raise MissingDependency(f"{library}: espeak-ng finds no voice data; apt install espeak-ng-data")
         self.chunks: list[npt.NDArray[np.int16]] = []
+        self.phones: list[tuple[int, str]] = []
         self._callback = _Callback(self._collect)  # kept: C holds only a pointer
         self.library.espeak_SetSynthCallback(self._callback)
 
-    def _collect(self, wave: ctypes._Pointer[ctypes.c_short], count: int, events: int | None) -> int:
+    def _collect(
+        self, wave: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]
+    ) -> int:
         if wave and count > 0:
             self.chunks.append(np.ctypeslib.as_array(wave, (count,)).astype(np.int16))
+        i = 0
+        while events and events[i].type != _LIST_END:
+            if events[i].type == _PHONEME:
+                self.phones.append((events[i].sample, events[i].name.decode("utf-8", "replace")))
+            i += 1
         return 0
 
     def say(self, text: str, voice: Voice) -> npt.NDArray[np.int16]:
         self.chunks.clear()
+        self.phones.clear()
         if self.library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise MissingDependency(f"espeak-ng has no voice {voice.name!r}; install espeak-ng-data 1.51 or newer")
         for parameter, value in (
@@ -161,3 +187,22 @@ def say(text: str, voice: Voice) -> Audio:
     margin = RATE // 20
     spoken: Audio = audio[max(0, loud[0] - margin) : loud[-1] + margin]
     return spoken * np.float32(voice.level / peak)
+
+
+def say_timed(text: str, voice: Voice) -> tuple[Audio, list[tuple[int, str]]]:
+    """Speak normalised text with espeak-ng: (samples,) float32 at 16 kHz, and where each phone begins.
+
+    Phones are espeak-ng's mnemonics with their first sample; those that begin with `_` are pauses. Nothing is trimmed.
+
+    Raises:
+        MissingDependency: espeak-ng or its voice is not installed; names the package.
+        BadAudio: it made no sound of this text, or the voice is not one of espeak-ng's.
+    """
+    if voice.engine != "espeak-ng":
+        raise BadAudio(f"{voice.speaker} gives no phone times; draw an espeak-ng voice (flite_share=0)")
+    engine = _espeak()
+    audio = soxr.resample(engine.say(text, voice).astype(np.float32), engine.rate, RATE).astype(np.float32)
+    peak = float(np.abs(audio).max(initial=0.0))
+    if peak == 0:
+        raise BadAudio(f"{voice.speaker} made no sound of {text!r}; leave that sentence out")
+    return audio * np.float32(voice.level / peak), [(s * RATE // engine.rate, name) for s, name in engine.phones]

@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+
 from vivavoce.speech.features import LogMel
 from vivavoce.speech.nn.encoder import Encoder, EncoderConfig
 from vivavoce.streaming.buffers import count_mask

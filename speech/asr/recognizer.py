@@ -7,7 +7,7 @@ large blocks and a microphone one fed in small ones; the words are the same.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class Progress:
     """What a session carries besides its tensors: samples heard, and the word still growing."""
 
     heard: int = 0
-    open_word: OpenWord = OpenWord()
+    open_word: OpenWord = field(default_factory=OpenWord)
 
 
 @dataclass(frozen=True)

@@ -291,8 +291,8 @@ class Encoder(nn.Module):
 
         Torch's own defaults shrink every signal and add random biases, so that frames hardly differ after a few layers
         and nothing is learnt for thousands of steps. Here the first convolution centres log-mel values (speech has a
-        mean of about -9 and a deviation of 4), convolutions and linears keep the variance (He, arXiv 1502.01852; Glorot),
-        and each layer's four branches begin small beside the residual, as the normalised sum would drown it otherwise.
+        mean of about -9 and a deviation of 4), convolutions and linears keep the variance (He, arXiv 1502.01852;
+        Glorot), and each layer's four branches begin small beside the residual, which the sum would drown otherwise.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):

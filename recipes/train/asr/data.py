@@ -15,12 +15,13 @@ from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.augment import Augment, AugmentConfig
 from vivavoce.recipes.data.batches import Batch, BatchConfig, Batches, Recordings, read_audio
 from vivavoce.recipes.data.sources import gather, noise_pool, room_pool
+from vivavoce.speech.text import normalize
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Until step `until`, only utterances up to `longest` seconds, in batches of `seconds`: few seconds a batch are many
-    updates for little computation, and what is short is quickly aligned."""
+    """Until step `until`, only utterances up to `longest` seconds, in batches of `seconds`: few seconds a batch are
+    many updates for little computation, and what is short is quickly aligned."""
 
     until: int
     longest: float
@@ -59,11 +60,12 @@ class TrainingData:
         recordings.augment = Augment(config.augment, noises=noises, speech=babble, seed=seed,
                                      rooms=room_pool(speech, config.augment.rooms, seed))
         self.recordings = recordings
+        self.texts = [normalize(u.text) for u in recordings.utterances]
         self.phases = [(p.until, Batches(recordings, replace(config.batches, longest=p.longest, seconds=p.seconds),
                                          rank, world)) for p in config.curriculum]
         self.plan = Batches(recordings, config.batches, rank, world)
-        self.summary = (f"{recordings.hours:.1f} h in {len(recordings)} utterances, {len(self.plan.epoch(0))} batches an "
-                        f"epoch, {100 * self.plan.padding():.1f} % padding; {sources.dropped}")
+        self.summary = (f"{recordings.hours:.1f} h in {len(recordings)} utterances, {len(self.plan.epoch(0))} batches "
+                        f"an epoch, {100 * self.plan.padding():.1f} % padding; {sources.dropped}")
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Without end, from the start-th batch of the run on."""

@@ -13,8 +13,10 @@ import signal
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,12 +29,14 @@ from torch.nn import functional as F
 
 from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
+from vivavoce.recipes.data.timed import CLASSES, LABELS_A_FRAME, TimedSpeech
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.checkpoint import save
 from vivavoce.speech.config import parse
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.nn.encoder import EncoderConfig
+from vivavoce.streaming.buffers import count_mask
 
 from .data import DataConfig, TrainingData
 from .measure import error_rates
@@ -56,9 +60,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
-    is between_weight. flat_start: for so many steps, a frame loss against tokens spread evenly over the utterance, its
-    weight falling to 0, helps CTC out of saying nothing but blanks (the flat start of hidden Markov models)."""
+    """One run. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer
+    a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss is between_weight. timed: for so many
+    steps at the beginning the data is synthetic speech with known phone times, in batches of timed_seconds, and the
+    loss names the phone of every 40 ms besides (see recipes/data/timed.py)."""
 
     name: str
     tokenizer: str
@@ -71,7 +76,8 @@ class TrainConfig:
     ctc_weight: float = 0.3
     between: int = -1
     between_weight: float = 0.3
-    flat_start: int = 0
+    timed: int = 0
+    timed_seconds: float = 24.0
     seed: int = 1
     save_minutes: float = 5.0
     measure_steps: int = 1000
@@ -89,7 +95,8 @@ class Trainer:
                                             lookaheads=config.lookaheads)).to(device)
         self.model.encoder.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.between = CtcHead(config.encoder.width, pieces).to(device) if config.between >= 0 else None
-        self.parameters = [p for m in (self.model, self.between) if m is not None for p in m.parameters()]
+        self.phones = nn.Linear(config.encoder.width, LABELS_A_FRAME * CLASSES).to(device)
+        self.parameters = [p for m in (self.model, self.between, self.phones) if m is not None for p in m.parameters()]
         decay = [p for p in self.parameters if p.dim() > 1]
         rest = [p for p in self.parameters if p.dim() <= 1]
         o = config.optimizer
@@ -105,14 +112,14 @@ class Trainer:
         cool = max(0.0, (o.steps - step) / max(o.cooldown * o.steps, 1.0))
         return o.rate * min(warm, cool, 1.0)
 
-    def step(self, batch: Batch) -> float:
-        """One update; returns the loss in nats a token."""
+    def step(self, batch: Batch, phones: Tensor | None = None) -> float:
+        """One update; phones as in `TimedBatch`. Returns the loss in nats a token."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         amp = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with amp:
-            loss = self.loss(batch.to(self.device))
+            loss = self.loss(batch.to(self.device), None if phones is None else phones.to(self.device))
         loss.backward()
         self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip)
@@ -122,7 +129,7 @@ class Trainer:
         self._update_average()
         return float(loss.detach())
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, phones: Tensor | None = None) -> Tensor:
         """Nats a token, all heads together."""
         draw = random.Random(self.config.seed * 1_000_003 + self.step_count)
         lookahead = draw.choice(self.config.lookaheads)
@@ -132,14 +139,17 @@ class Trainer:
         targets = batch.tokens, batch.token_lengths
         assert self.model.ctc is not None
         loss = self.model.ctc.loss(x, count, *targets)
-        if self.step_count < self.config.flat_start:
-            labels = spread_evenly(mel, count, batch, self.model.config.blank)
-            weight = 1 - self.step_count / self.config.flat_start
-            loss = loss + weight * F.nll_loss(self.model.ctc(x).transpose(1, 2), labels, ignore_index=-1)
+        if phones is not None:
+            said = self.phones(x).unflatten(-1, (LABELS_A_FRAME, CLASSES)).flatten(1, 2)
+            phones = phones[:, : said.shape[1]].masked_fill(
+                ~count_mask(LABELS_A_FRAME * count, min(said.shape[1], phones.shape[1])), -1)
+            named = F.cross_entropy(said[:, : phones.shape[1]].transpose(1, 2), phones, ignore_index=-1)
+            loss = 2 * named + 0.5 * loss
         if self.between is not None:
             loss = torch.lerp(loss, self.between.loss(middle, count, *targets), self.config.between_weight)
         if self.model.transducer is not None:
-            transducer = self.model.transducer.loss(x, count, *targets) * len(count) / batch.token_lengths.sum().clamp(min=1)
+            a_token = len(count) / batch.token_lengths.sum().clamp(min=1)
+            transducer = self.model.transducer.loss(x, count, *targets) * a_token
             loss = torch.lerp(transducer, loss, self.config.ctc_weight)
         return loss
 
@@ -182,7 +192,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {"step": self.step_count, "model": self.model.state_dict(), "average": self.average,
                 "between": None if self.between is None else self.between.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
+                "phones": self.phones.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state()}
 
     def load(self, state: dict[str, Any]) -> None:
         self.step_count = state["step"]
@@ -190,29 +201,9 @@ class Trainer:
         self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
         if self.between is not None:
             self.between.load_state_dict(state["between"])
+        self.phones.load_state_dict(state["phones"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
-
-
-def spread_evenly(mel: Tensor, count: Tensor, batch: Batch, blank: int) -> Tensor:
-    """A first guess at each frame's label, (B, T) int64: the utterance's tokens in equal shares from its first to its
-    last loud frame, blank around them, -1 where the utterance has ended.
-
-    mel: (B, n, mels); count: (B,) encoder frames. A frame is loud above the middle of its utterance's range.
-    """
-    frames = int(count.max())
-    energy = F.pad(mel.mean(-1), (0, 8 * frames))[:, ::8][:, :frames]
-    index = torch.arange(frames, device=mel.device)
-    inside = index < count[:, None]
-    low = energy.masked_fill(~inside, torch.inf).amin(1, keepdim=True)
-    high = energy.masked_fill(~inside, -torch.inf).amax(1, keepdim=True)
-    loud = inside & (energy > (low + high) / 2)
-    first = torch.where(loud, index, frames).amin(1, keepdim=True)
-    last = torch.where(loud, index, -1).amax(1, keepdim=True)
-    share = (index - first) * batch.token_lengths[:, None] // (last - first + 1).clamp(min=1)
-    speech = inside & (index >= first) & (index <= last) & (batch.token_lengths[:, None] > 0)
-    token = batch.tokens.gather(1, share.clamp(min=0, max=batch.tokens.shape[1] - 1))
-    return torch.where(speech, token, blank).masked_fill(~inside, -1)
 
 
 class Run:
@@ -223,7 +214,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.trainer = Trainer(config, root, device)
         self.rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.data = TrainingData(config.data, root, self.trainer.tokenizer, seed=config.seed, rank=self.rank, world=world)
+        self.data = TrainingData(config.data, root, self.trainer.tokenizer, seed=config.seed, rank=self.rank,
+                                 world=world)
         self.dev = self.data.dev(root)
         self.log(self.data.summary)
         self.checkpoint = folder / "last.pt"
@@ -238,8 +230,8 @@ class Run:
         began = saved = time.monotonic()
         losses: list[float] = []
         heard = 0.0
-        for batch in self.data.batches(start=self.trainer.step_count):
-            losses.append(self.trainer.step(batch))
+        for batch, phones in self.batches():
+            losses.append(self.trainer.step(batch, phones))
             heard += batch.seconds
             now = time.monotonic()
             if self.trainer.step_count % 50 == 0:
@@ -255,6 +247,16 @@ class Run:
                 saved = time.monotonic()
             if over or done:
                 return
+
+    def batches(self) -> Iterator[tuple[Batch, Tensor | None]]:
+        """From the trainer's step on: timed speech first, then the data."""
+        timed, step = self.config.timed, self.trainer.step_count
+        if step < timed:
+            speech = TimedSpeech(self.data.texts, self.trainer.tokenizer, self.config.timed_seconds,
+                                 seed=self.config.seed * 1000 + self.rank)
+            yield from islice(speech.batches(step), timed - step)
+            step = timed
+        yield from ((batch, None) for batch in self.data.batches(step - timed))
 
     def _everyone(self, stop: bool) -> bool:
         """What rank 0 decides: one that stopped alone would leave the others waiting for its gradients."""

@@ -25,7 +25,8 @@ def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, decoder: s
                     causal: bool = True) -> Recognizer:
     """Random weights, its head made to babble on the noise below: many words for the comparisons."""
     torch.manual_seed(3)
-    encoder = EncoderConfig(width=width, layers=layers, heads=4, hidden=2 * width, channels=8, dropout=0.0, causal=causal)
+    encoder = EncoderConfig(width=width, layers=layers, heads=4, hidden=2 * width, channels=8, dropout=0.0,
+                            causal=causal)
     model = AsrModel(AsrConfig("random", encoder, len(PIECES), transducer=TransducerConfig(hidden=16, layers=1)))
     model.eval()
     assert model.ctc is not None
@@ -118,7 +119,7 @@ def test_words_are_ordered_and_inside_the_recording() -> None:
     transcript: Transcript = make_recognizer().transcribe(noise(90_000), lookahead=13)
     edges = [edge for w in transcript.words for edge in (w.start_sample, w.stop_sample)]
     assert edges == sorted(edges)
-    assert 0 <= edges[0]
+    assert edges[0] >= 0
     assert edges[-1] <= 90_000
     assert all(0 <= w.confidence <= 1 for w in transcript.words)
 

@@ -1,0 +1,170 @@
+"""Training: it learns, it resumes from any step exactly, it exports what it averaged, and its parts are right."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from vivavoce.recipes.data import manifest, voices
+from vivavoce.recipes.data.batches import BatchConfig
+from vivavoce.recipes.data.manifest import Utterance
+from vivavoce.recipes.data.tokenizer import train_tokenizer
+from vivavoce.recipes.train.asr.data import DataConfig
+from vivavoce.recipes.train.asr.train import OptimizerConfig, Run, TrainConfig, Trainer, read_config
+from vivavoce.speech.asr.model import TransducerConfig
+from vivavoce.speech.checkpoint import load
+from vivavoce.speech.errors import BadConfig, MissingDependency
+from vivavoce.speech.nn.encoder import EncoderConfig
+
+WORDS = {"low": 300.0, "high": 2400.0}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A corpus of two 'words', each a tone: 24 recordings to train on, 4 to measure, and a tokenizer."""
+    folder = tmp_path / "speech" / "tones"
+    folder.mkdir(parents=True)
+    rows = []
+    for i in range(28):
+        words = [sorted(WORDS)[(i >> k) & 1] for k in range(1 + i % 3)]
+        t = torch.arange(4800) / 16000
+        pcm = torch.cat([torch.sin(2 * torch.pi * WORDS[w] * t) * 0.3 for w in words])
+        soundfile.write(folder / f"{i}.wav", pcm.numpy(), 16000)
+        rows.append(Utterance(folder / f"{i}.wav", len(pcm) / 16000, 16000, f"s{i % 4}", "train", " ".join(words)))
+    rows[-4:] = [dataclasses.replace(u, split="dev", text=f"{u.text} again") for u in rows[-4:]]
+    manifest.write(folder / "manifest.tsv", rows)
+    train_tokenizer(["low high low", "high low again"], 40).save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def make_config(**changes: object) -> TrainConfig:
+    data = DataConfig(batches=BatchConfig(seconds=3.0, buckets=2), dev=("tones",), noise_share=0.0)
+    encoder = EncoderConfig(width=16, layers=2, heads=2, hidden=32, channels=4, dropout=0.0)
+    plain = TrainConfig("tones", "tokenizer.json", data, encoder, OptimizerConfig(rate=3e-3, steps=8, warmup=2),
+                        between=0, measure_steps=8, transducer=TransducerConfig(hidden=8, layers=1))
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in run.trainer.model.state_dict().items()}
+
+
+def test_a_run_cut_short_resumes_to_the_same_weights(root: Path) -> None:
+    config, cpu = make_config(), torch.device("cpu")
+    whole = Run(config, root, root / "whole", cpu)
+    whole.train()
+    first = Run(config, root, root / "cut", cpu)
+    for batch in first.data.batches(0):
+        first.trainer.step(batch)
+        if first.trainer.step_count == 3:
+            break
+    first.save()
+    second = Run(config, root, root / "cut", cpu)
+    assert second.trainer.step_count == 3
+    second.train()
+    assert second.trainer.step_count == whole.trainer.step_count == 8
+    for (name, a), b in zip(weights(whole).items(), weights(second).values(), strict=True):
+        assert torch.equal(a, b), name
+    assert all(torch.equal(a, b) for a, b in
+               zip(whole.trainer.average.values(), second.trainer.average.values(), strict=True))
+
+
+def test_timed_speech_comes_first_and_a_cut_inside_it_resumes(root: Path) -> None:
+    try:
+        voices._espeak_files()
+    except MissingDependency as e:
+        pytest.skip(str(e))
+    config, cpu = make_config(timed=4, timed_seconds=2.0), torch.device("cpu")
+    whole = Run(config, root, root / "whole", cpu)
+    kinds = [phones is not None for _, phones in islice(whole.batches(), 6)]
+    assert kinds == [True] * 4 + [False] * 2
+    whole.train()
+    cut = Run(config, root, root / "cut", cpu)
+    for batch, phones in islice(cut.batches(), 2):
+        cut.trainer.step(batch, phones)
+    cut.save()
+    again = Run(config, root, root / "cut", cpu)
+    assert [phones is not None for _, phones in islice(again.batches(), 4)] == [True] * 2 + [False] * 2
+    again.train()
+    assert again.trainer.step_count == 8
+
+
+def test_the_export_is_the_average_and_loads(root: Path) -> None:
+    run = Run(make_config(), root, root / "run", torch.device("cpu"))
+    run.train()
+    loaded = load(root / "run" / "export")
+    assert loaded.model.config == run.trainer.model.config
+    for name, p in loaded.model.named_parameters():
+        assert torch.equal(p, run.trainer.average[name])
+    assert "WER" in (root / "run" / "log.txt").read_text()
+
+
+def test_it_learns_to_tell_two_tones(root: Path) -> None:
+    optimizer = OptimizerConfig(rate=5e-3, steps=120, warmup=10, average=0.9)
+    run = Run(make_config(optimizer=optimizer, measure_steps=10_000, lookaheads=(6,), transducer=None,
+                          data=dataclasses.replace(make_config().data, augment=quiet())), root, root / "run",
+              torch.device("cpu"))
+    run.train()
+    from vivavoce.recipes.train.asr.measure import error_rates
+    from vivavoce.speech.audio import read
+
+    heard = [(read(u.path), u.text) for u in manifest.load(root / "speech" / "tones", "train")]
+    assert error_rates(run.trainer.averaged(), run.trainer.tokenizer, heard, lookahead=6).words.rate < 0.3
+
+
+def quiet():  # type: ignore[no-untyped-def]
+    from vivavoce.recipes.data.augment import AugmentConfig
+
+    return AugmentConfig(speed=0.0, room=0.0, rooms=1, noise=0.0, babble=0.0, telephone=0.0, codec=0.0, clipping=0.0)
+
+
+def test_the_rate_warms_up_holds_and_falls_to_nothing(root: Path) -> None:
+    trainer = Trainer(make_config(optimizer=OptimizerConfig(rate=1.0, steps=100, warmup=10, cooldown=0.3)), root,
+                      torch.device("cpu"))
+    rates = []
+    for trainer.step_count in range(101):
+        rates.append(trainer.rate())
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert set(rates[10:70]) == {1.0}
+    assert rates[85] == pytest.approx(0.5)
+    assert rates[100] == 0.0
+
+
+def test_the_shipped_configuration_is_readable() -> None:
+    import vivavoce.recipes.train.asr as package
+
+    config = read_config(Path(package.__path__[0]) / "small-en.toml")
+    assert config.name == "small-en"
+
+
+@pytest.mark.parametrize(("text", "problem"), [
+    ('name = "x"\nspeed = 3', "unknown key 'speed'"),
+    ("name = ", "not TOML"),
+    ('name = "x"', "is missing"),
+])
+def test_a_bad_configuration_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(BadConfig, match=problem):
+        read_config(tmp_path / "c.toml")
+    with pytest.raises(BadConfig, match="cannot be read"):
+        read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(root: Path) -> None:
+    """torchrun, gloo: both ranks take the mean gradient, so rank 0's export is one model, and the run ends."""
+    (root / "c.toml").write_text(
+        'name = "tones"\ntokenizer = "tokenizer.json"\n[encoder]\nwidth = 16\nlayers = 1\nheads = 2\nhidden = 16\n'
+        'channels = 4\n[optimizer]\nsteps = 4\n[data]\ndev = ["tones"]\n[data.batches]\nseconds = 3.0\nbuckets = 2\n')
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node=2", "-m",
+         "vivavoce.recipes.train.asr.train", str(root / "c.toml"), "--data", str(root), "--out", str(root / "run"),
+         "--device", "cpu", "--threads", "1"], cwd=root, env=os.environ, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load(root / "run" / "export").name == "tones"
