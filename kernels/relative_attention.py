@@ -17,22 +17,22 @@ def relative_attention(
     positions: Tensor,
     bias_u: Tensor,
     bias_v: Tensor,
-    visible: Tensor,
+    mask: Tensor,
     dropout: float = 0.0,
 ) -> Tensor:
     """softmax(((q + u) kᵀ + (q + v) rᵀ) / √d) v, where r is the position key of each query-key distance.
 
     q: (B, H, T, D), the last T of the L key positions; k, v: (B, H, L, D).
     positions: (H, L + T - 1, D), the position keys of distances L - 1 down to -(T - 1) (query minus key).
-    bias_u, bias_v: (H, D). visible: (B or 1, 1, T, L) bool, at least one true in every row.
+    bias_u, bias_v: (H, D). mask: (B or 1, 1, T, L), added to the scores: 0 for a key that is seen, -inf for one that
+    is not; every query sees at least one.
     Returns (B, H, T, D). Source: Transformer-XL, arXiv 1901.02860, section 3.3.
     """
     batch, heads, queries, width = q.shape
     # by head, the rows of all sequences at once: they share the position keys
     rows = (q + bias_v.unsqueeze(1)).transpose(0, 1).reshape(heads, batch * queries, width)
     by_distance = torch.bmm(rows, positions.transpose(1, 2)).view(heads, batch, queries, -1).transpose(0, 1)
-    scores = relative_shift(by_distance, k.shape[2]) * width**-0.5
-    bias = torch.where(visible, scores, float("-inf"))
+    bias = torch.add(mask, relative_shift(by_distance, k.shape[2]), alpha=width**-0.5)
     return F.scaled_dot_product_attention(q + bias_u.unsqueeze(1), k, v, attn_mask=bias, dropout_p=dropout)
 
 

@@ -181,8 +181,8 @@ class Attention(nn.Module):
         self.bias_v = nn.Parameter(torch.zeros(config.heads, config.width // config.heads))
         self.register_buffer("table", None, persistent=False)
 
-    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, visible: Tensor) -> Tensor:
-        """x: (B, T, width); visible: (B or 1, 1, T, L), L = left context + T with state, T without."""
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, mask: Tensor) -> Tensor:
+        """x: (B, T, width); mask: (B or 1, 1, T, L), L = left context + T with state, T without."""
         qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1)
         kv = qkv.narrow(2, 1, 2)
         if state is not None:
@@ -191,7 +191,7 @@ class Attention(nn.Module):
         q = qkv.select(2, 0).transpose(1, 2)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind()
         dropout = self.dropout if self.training else 0.0
-        y = relative_attention(q, k, v, positions, self.bias_u, self.bias_v, visible, dropout)
+        y = relative_attention(q, k, v, positions, self.bias_u, self.bias_v, mask, dropout)
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _positions(self, queries: int, keys: int, like: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class Convolution(nn.Module):
         """(B, T + kernel - 1, width) -> (B, T, width)."""
         windows = x.unfold(1, self.kernel, 1)
         if windows.shape[0] * windows.shape[1] <= FEW_FRAMES:
-            y = (windows * self.depthwise.weight.squeeze(1)).sum(-1)
+            y = (windows.transpose(2, 3) * self.depthwise.weight.squeeze(1).t()).sum(2)
             return y if self.depthwise.bias is None else y + self.depthwise.bias
         return self.depthwise(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
@@ -266,9 +266,9 @@ class Layer(nn.Module):
         self.norm_out = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, visible: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, mask: Tensor) -> Tensor:
         x = torch.add(x, self.dropout(self.ff1(self.norm_ff1(x))), alpha=0.5)
-        x = x + self.dropout(self.attention(self.norm_attention(x), state, valid, visible))
+        x = x + self.dropout(self.attention(self.norm_attention(x), state, valid, mask))
         x = x + self.dropout(self.conv(self.norm_conv(x), state, valid))
         x = torch.add(x, self.dropout(self.ff2(self.norm_ff2(x))), alpha=0.5)
         return self.norm_out(x)  # type: ignore[no-any-return]
@@ -374,9 +374,9 @@ class Encoder(nn.Module):
         if self.config.scale_input:
             h = h * math.sqrt(self.config.width)
         h = self.dropout(h)
-        visible = self._visible(start, count, chunks, state is not None)
+        mask = self._mask(start, count, chunks, state is not None, h.dtype)
         for i, layer in enumerate(self.layers):
-            h = layer(h, None if state is None else state.layers[i], None if full else count, visible)
+            h = layer(h, None if state is None else state.layers[i], None if full else count, mask)
         if state is not None:
             state.frames.add_(count)
         return h, count
@@ -387,8 +387,9 @@ class Encoder(nn.Module):
         where the answer is at hand: a GPU would have to be waited for."""
         return valid.device.type == "cpu" and bool(((valid == n) & (first >= 0)).all())
 
-    def _visible(self, start: Tensor, count: Tensor, chunks: Chunks, cached: bool) -> Tensor:
-        """(slots, 1, T, L) bool: which keys each query sees. Keys are the cached left context, then the new frames."""
+    def _mask(self, start: Tensor, count: Tensor, chunks: Chunks, cached: bool, dtype: torch.dtype) -> Tensor:
+        """(slots, 1, T, L): 0 for the keys a query sees, -inf for others. Keys are the cached left context, then the
+        new frames."""
         queries = len(chunks.begin)
         left = self.config.left_context if cached else 0
         key = torch.arange(-left, queries, device=start.device)
@@ -399,4 +400,5 @@ class Encoder(nn.Module):
         else:
             sees = sees.expand(-1, queries, -1)
         # a padding query sees nothing; let it see everything, so that no softmax divides zero by zero
-        return (sees | ~sees.any(-1, keepdim=True))[:, None]
+        sees = sees | ~sees.any(-1, keepdim=True)
+        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, float("-inf"))[:, None]

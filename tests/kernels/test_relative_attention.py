@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vivavoce.kernels.relative_attention import relative_attention, relative_shift
+from vivavoce.kernels.relative_attention import relative_attention as masked_attention
+from vivavoce.kernels.relative_attention import relative_shift
 
 HEADS, WIDTH = 2, 4
 
@@ -22,8 +23,20 @@ def case(batch: int, queries: int, keys: int, *, seed: int = 0) -> tuple[Tensor,
 
     visible = torch.rand(batch, 1, queries, keys, generator=g) < 0.5
     visible[..., 0] = True
-    return (normal(batch, HEADS, queries, WIDTH), normal(batch, HEADS, keys, WIDTH), normal(batch, HEADS, keys, WIDTH),
-            normal(HEADS, keys + queries - 1, WIDTH), normal(HEADS, WIDTH), normal(HEADS, WIDTH), visible)
+    return (
+        normal(batch, HEADS, queries, WIDTH),
+        normal(batch, HEADS, keys, WIDTH),
+        normal(batch, HEADS, keys, WIDTH),
+        normal(HEADS, keys + queries - 1, WIDTH),
+        normal(HEADS, WIDTH),
+        normal(HEADS, WIDTH),
+        visible,
+    )
+
+
+def relative_attention(*inputs: Tensor) -> Tensor:
+    *rest, visible = inputs
+    return masked_attention(*rest, torch.zeros(visible.shape, dtype=rest[0].dtype).masked_fill(~visible, -math.inf))
 
 
 def naive(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, u: Tensor, w: Tensor, visible: Tensor) -> Tensor:
@@ -39,8 +52,10 @@ def naive(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, u: Tensor, w: Tens
                 for j in seen:
                     distance = (keys - queries + i) - j
                     r = positions[h, keys - 1 - distance]
-                    score = sum(float((q[b, h, i, d] + u[h, d]) * k[b, h, j, d] + (q[b, h, i, d] + w[h, d]) * r[d])
-                                for d in range(width))
+                    score = sum(
+                        float((q[b, h, i, d] + u[h, d]) * k[b, h, j, d] + (q[b, h, i, d] + w[h, d]) * r[d])
+                        for d in range(width)
+                    )
                     scores.append(score / math.sqrt(width))
                 weights = [math.exp(s - max(scores)) for s in scores]
                 for weight, j in zip(weights, seen, strict=True):
