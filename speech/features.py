@@ -54,8 +54,8 @@ class LogMel(nn.Module):
 
     def init_state(self, slots: int) -> FeatureState:
         like = self.window
-        counts = [torch.zeros(slots, dtype=torch.int64, device=like.device) for _ in range(2)]
-        return FeatureState(*counts, like.new_zeros(slots, 1), like.new_zeros(slots, KEPT))
+        samples, frames = (torch.zeros(slots, dtype=torch.int64, device=like.device) for _ in range(2))
+        return FeatureState(samples, frames, like.new_zeros(slots, 1), like.new_zeros(slots, KEPT))
 
     def step(self, x: Tensor, state: FeatureState, valid: Tensor, final: Tensor,
              lookahead: int = 0) -> tuple[Tensor, Tensor]:

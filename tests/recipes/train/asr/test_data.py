@@ -29,7 +29,8 @@ def data(tmp_path: Path) -> TrainingData:
         rows.append(Utterance(folder / f"{i}.wav", seconds, 16000, "s", split, text))
     manifest.write(folder / "manifest.tsv", rows)
     config = DataConfig(batches=BatchConfig(seconds=6.0, buckets=2),
-                        curriculum=(Phase(3, 1.0, 2.0), Phase(5, 1.5, 3.0)), augment=AugmentConfig(rooms=1), dev=("noises",), noise_share=0.0)
+                        curriculum=(Phase(3, 1.0, 2.0), Phase(5, 1.5, 3.0)), augment=AugmentConfig(rooms=1),
+                        dev=("noises",), noise_share=0.0)
     return TrainingData(config, tmp_path, train_tokenizer(["a word"], 32), seed=1)
 
 
