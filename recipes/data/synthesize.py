@@ -118,7 +118,7 @@ def synthesize(texts: Iterator[tuple[str, corpora.Corpus]], out: Path, plan: Pla
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("vivavoce data", description="Synthetic training speech from text corpora.")
+    p = argparse.ArgumentParser("vivavoce data synthesize", description="Synthetic training speech from text corpora.")
     p.add_argument("--text-dir", type=Path, required=True, help="folder of *.txt.xz, *.tsv.xz, *.jsonl.xz")
     p.add_argument("--speech-dir", type=Path, help="folder of corpora whose dev sentences must not be used")
     p.add_argument("--out", type=Path, required=True)

@@ -54,7 +54,7 @@ def training_sentences(text_dir: Path, speech_dir: Path, count: int, seed: int) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one tokenizer a `--size` and write `tokenizer-SIZE.json`; exit code 0 done, 1 failed, 2 bad usage."""
-    p = argparse.ArgumentParser("tokenizer", description="Train subword tokenizers for the recogniser.")
+    p = argparse.ArgumentParser("vivavoce data tokenizer", description="Train subword tokenizers for the recogniser.")
     p.add_argument("--text-dir", type=Path, required=True)
     p.add_argument("--speech-dir", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True, help="folder")
