@@ -115,7 +115,7 @@ def check_supported(encoder: Encoder, precision: Precision) -> None:
         )
     needs = {
         "fp32": torch.backends.mkldnn.is_available(),
-        "int8": "fbgemm" in torch.backends.quantized.supported_engines,
+        "int8": "fbgemm" in torch.backends.quantized.supported_engines and _sums_are_exact(),
         "fp16": "fbgemm" in torch.backends.quantized.supported_engines,
     }
     if not needs[precision]:
@@ -124,6 +124,13 @@ def check_supported(encoder: Encoder, precision: Precision) -> None:
             f"this build of torch cannot run {precision} linears on this CPU; use "
             f"{' or '.join(able) or 'the encoder as it is'}"
         )
+
+
+def _sums_are_exact() -> bool:
+    """Whether the largest activations and weights add up right: CPUs without VNNI cut pairs of products to 16 bits."""
+    linear = nn.Linear(64, 16, bias=False)
+    nn.init.ones_(linear.weight)
+    return bool((Int8Linear(linear)(torch.ones(1, 64)).round() == 64).all())
 
 
 def _replace(module: nn.Module, kind: type[M], by: Callable[[M], nn.Module]) -> None:

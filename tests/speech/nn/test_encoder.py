@@ -69,8 +69,14 @@ def test_ragged_sessions_equal_themselves_alone(seed: int, dtype: torch.dtype, b
     lengths = torch.randint(0, 90_000, (6,), generator=g).tolist()
     streams = [noise(n, seed=n, dtype=dtype) for n in lengths]
     lookaheads = [0, 1, 6, 13, 69, 6]
-    out = streamed(chain, streams, pushes=[random_sizes(seed * 10 + i, 20_000) for i in range(6)],
-                   lookaheads=lookaheads, seed=seed, move_at=7)
+    out = streamed(
+        chain,
+        streams,
+        pushes=[random_sizes(seed * 10 + i, 20_000) for i in range(6)],
+        lookaheads=lookaheads,
+        seed=seed,
+        move_at=7,
+    )
     for x, y, lookahead in zip(streams, out, lookaheads, strict=True):
         assert worst(y, whole(chain, x, lookahead)) <= bound
 
@@ -120,6 +126,16 @@ def test_tabulated_positions_change_nothing() -> None:
     for layer in chain.stages[1].layers:  # type: ignore[attr-defined]
         layer.attention.tabulate(139)
     assert worst(one_pass(chain, pcm, 6), before) <= 1e-10
+
+
+def test_what_a_step_gives_can_be_trained_on() -> None:
+    encoder = Encoder(EncoderConfig(width=16, layers=1, heads=2, hidden=24, channels=4)).eval()
+    state, valid = encoder.init_state(1), torch.tensor([16])
+    y, count = encoder.step(torch.randn(1, 16, 80), state, valid, valid < 0, 1)
+    assert not any(x.is_inference() for x in (y, count, *state.to_dict().values()))
+    weight = torch.ones(16, requires_grad=True)
+    (y * weight).sum().backward()
+    assert weight.grad is not None
 
 
 def test_state_does_not_grow() -> None:

@@ -84,7 +84,7 @@ def test_int8_takes_silence_and_any_loudness() -> None:
 
 
 def test_int8_sums_are_exact() -> None:
-    """With weights and activations that 8 bits hold exactly, up to the largest sum of which some CPUs cut the top off."""
+    """With weights and activations that 8 bits hold exactly, up to a sum that overflows 16 bits."""
     linear = nn.Linear(512, 64, bias=False)
     g = torch.Generator().manual_seed(0)
     weight, x = (torch.randint(-127, 128, (n, 512), generator=g).double() for n in (64, 9))
@@ -157,3 +157,9 @@ def test_a_build_without_the_kernels_names_what_it_has(monkeypatch: pytest.Monke
 def test_packed_weights_are_not_saved_by_mistake() -> None:
     with pytest.raises(RuntimeError, match="save before prepare"):
         prepare(make_encoder()).state_dict()
+
+
+def test_a_cpu_that_cuts_sums_short_is_not_given_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Int8Linear, "forward", lambda self, x: torch.full((1, 16), 32.5))
+    with pytest.raises(MissingDevice, match="cannot run int8 linears on this CPU; use fp32 or fp16"):
+        prepare(make_encoder(), "int8")
