@@ -90,7 +90,8 @@ KINDS: dict[Precision, type[PackedLinear]] = {"fp32": Float32Linear, "fp16": Flo
 def prepare(encoder: Encoder, precision: Precision = "fp32") -> Encoder:
     """Make an encoder fast on the CPU, in place, and return it. It can no longer be trained or saved.
 
-    precision: fp32 changes nothing but rounding; fp16 and int8 hold the weights in that. Raises ValueError for a
+    precision: fp32 changes nothing but rounding; fp16 and int8 hold the weights in that, and int8 rounds
+    activations to 8 bits too, so that streaming equals offline only to within its own error. Raises ValueError for a
     precision there is not and for an encoder in training; MissingDevice where this machine cannot run it.
     """
     if precision not in KINDS:
