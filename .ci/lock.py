@@ -10,7 +10,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = {"test", "hub", "train"}
+EXTRAS = {"test", "hub", "llm"}
 HEADER = "# The versions the tests pass with, for `pip install -c constraints.txt`. Written by `./setup lock`.\n"
 
 

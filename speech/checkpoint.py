@@ -154,7 +154,7 @@ def _fetch(repository: str) -> Path:
             "install vivavoce[hub], or give a folder"
         ) from e
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", CARD]))
+        folder = Path(snapshot_download(repository, allow_patterns=["*.json", "*.jinja", "*.safetensors", CARD]))
         if not (folder / CONFIG).is_file():
             folder = Path(snapshot_download(repository, allow_patterns=["*.nemo", CARD]))
         return _archive_in(folder)

@@ -214,7 +214,7 @@ def test_a_hub_id_is_fetched_and_read_as_a_folder(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert checkpoint.load("some-one/tiny").source == folder
-    assert asked == [("some-one/tiny", ["*.json", "*.safetensors", "README.md"])]
+    assert asked == [("some-one/tiny", ["*.json", "*.jinja", "*.safetensors", "README.md"])]
 
 
 def test_a_hub_that_does_not_answer_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
