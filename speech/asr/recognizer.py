@@ -65,6 +65,7 @@ class Recognizer:
         self.device = weight.device
         self._engine: Engine[ChainState] | None = None
         if model.config.encoder.causal:
+            model.encoder.tabulate()
             self._engine = Engine(
                 Chain([model.features, model.encoder, self.decoder],
                       item_shapes=[(), (model.config.encoder.mels,), (model.config.encoder.width,)],

@@ -21,7 +21,6 @@ M = TypeVar("M", bound=nn.Module)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _int8_linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-TABULATED = 139  # distances of 70 frames of left context and a chunk of 70; longer inputs project their own
 
 
 class PackedLinear(nn.Module):
@@ -99,8 +98,7 @@ def prepare(encoder: Encoder, precision: Precision = "fp32") -> Encoder:
     if encoder.training:
         raise ValueError("a packed encoder cannot be trained; call eval() first, on a copy if you train on")
     check_supported(encoder, precision)
-    for layer in encoder.layers:
-        layer.attention.tabulate(TABULATED)  # type: ignore[union-attr, operator]
+    encoder.tabulate()
     _replace(encoder, nn.Linear, KINDS[precision])
     _replace(encoder, nn.Dropout, lambda _: nn.Identity())
     return encoder.requires_grad_(False)
