@@ -18,21 +18,23 @@ from tokenizers import Tokenizer
 from . import config as configs
 from . import hub, nemo
 from .asr.model import AsrConfig, AsrModel
+from .asr.ngram import NGram
 from .errors import BadCheckpoint, MissingDependency
 from .foreign import rename
 from .weights import Parts, Precision, count_parameters, fit, pack, read, unpack, weight_files, write
 
-CONFIG, TOKENIZER, CARD = "config.json", "tokenizer.json", "README.md"
+CONFIG, TOKENIZER, CARD, NGRAM = "config.json", "tokenizer.json", "README.md", "ngram.safetensors"
 MODEL_TYPE = "vivavoce_asr"  # what `model_type` of config.json says in our own layout
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recogniser ready to run. source: the folder or archive it came from."""
+    """A recogniser ready to run. source: the folder or archive it came from; ngram: what its beam search fuses."""
 
     model: AsrModel
     tokenizer: Tokenizer
     source: Path
+    ngram: NGram | None = None
 
     @property
     def name(self) -> str:
@@ -58,7 +60,14 @@ class Info:
     card: str
 
 
-def save(model: AsrModel, tokenizer: Tokenizer, folder: str | Path, *, dtype: Precision = "float32") -> None:
+def save(
+    model: AsrModel,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    dtype: Precision = "float32",
+    ngram: NGram | None = None,
+) -> None:
     """Write the model's folder, weights last so that a folder with weights is complete. int8: one scale a row."""
     _check_tokenizer(model.config, tokenizer, "the tokenizer given")
     folder = Path(folder)
@@ -66,6 +75,9 @@ def save(model: AsrModel, tokenizer: Tokenizer, folder: str | Path, *, dtype: Pr
     values = {"model_type": MODEL_TYPE, **configs.to_dict(model.config)}
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
     (folder / TOKENIZER).write_text(tokenizer.to_str())
+    if ngram is not None:
+        _check_ngram(model.config, ngram, "the n-gram model given")
+        ngram.save(folder / NGRAM)
     write(pack(model, dtype), folder / "model.safetensors")
 
 
@@ -80,13 +92,17 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> Loaded:
     _check_tokenizer(parts.config, parts.tokenizer, str(path))
     model = AsrModel.empty(parts.config)
     fit(model, parts.tensors, str(path))
-    return Loaded(model.eval().to(device), parts.tokenizer, path)
+    ngram = NGram.load(path / NGRAM) if (path / NGRAM).is_file() else None
+    if ngram is not None:
+        _check_ngram(parts.config, ngram, str(path / NGRAM))
+        ngram = ngram.to(device)
+    return Loaded(model.eval().to(device), parts.tokenizer, path, ngram)
 
 
 def convert(source: str | Path, folder: str | Path, *, dtype: Precision = "float32") -> Info:
     """Read a model of any format and write it in ours; returns what was written."""
     loaded = load(source)
-    save(loaded.model, loaded.tokenizer, folder, dtype=dtype)
+    save(loaded.model, loaded.tokenizer, folder, dtype=dtype, ngram=loaded.ngram)
     return info(Path(folder))
 
 
@@ -212,4 +228,11 @@ def _check_tokenizer(config: AsrConfig, tokenizer: Tokenizer, where: str) -> Non
     if gap is not None or not config.pieces <= size <= config.pieces + 1:
         raise BadCheckpoint(
             f"{where}: the tokenizer has {size} pieces, the model {config.pieces}; they do not belong together"
+        )
+
+
+def _check_ngram(config: AsrConfig, ngram: NGram, where: str) -> None:
+    if ngram.pieces != config.pieces:
+        raise BadCheckpoint(
+            f"{where}: it knows {ngram.pieces} pieces, the model {config.pieces}; train it with the model's tokenizer"
         )

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from vivavoce.speech import audio
 from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.streaming.chain import Chain, ChainState
 from vivavoce.streaming.clock import Clock
@@ -22,6 +23,7 @@ from vivavoce.streaming.engine import Engine, Slot
 from .ctc import CtcGreedy
 from .ctc_beam import CtcBeam
 from .model import AsrModel
+from .ngram import NGram, NGramScorer
 from .transcript import Transcript
 from .transducer import TransducerGreedy
 from .words import Emissions, OpenWord, Token, Update, Vocabulary, Word
@@ -50,17 +52,18 @@ class Recognizer:
     """Many sessions on one model. Not thread-safe: one thread steps it.
 
     model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once; decoder: "greedy" (the transducer
-    where there is one, else CTC), or "ctc", "beam" (CTC prefixes), "rnnt", "tdt".
+    where there is one, else CTC), or "ctc", "beam" (CTC prefixes), "rnnt", "tdt"; ngram: what the beam is to fuse.
     A model that hears whole utterances only can `transcribe`, but not `open` a session.
     """
 
-    def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1, decoder: str = "greedy") -> None:
+    def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1, decoder: str = "greedy",
+                 ngram: NGram | None = None) -> None:
         """Raises BadCheckpoint when the model does not have that decoder."""
         self.model = model.eval()
         self.clock = Clock()
         self.vocabulary = Vocabulary([tokenizer.id_to_token(i) or "" for i in range(model.config.pieces)],
                                      self.clock.frame)
-        self.decoder = decoder_of(model, decoder)
+        self.decoder = decoder_of(model, decoder, ngram)
         weight = next(model.encoder.parameters())
         self.device = weight.device
         self._engine: Engine[ChainState] | None = None
@@ -81,7 +84,10 @@ class Recognizer:
         return self._engine
 
     def open(self, *, lookahead: int = 6, snapshot: Snapshot | None = None) -> Slot:
-        """Start a session; lookahead in encoder frames of 80 ms (see `Clock.lookahead_frames`). Raises Full."""
+        """Start a session; lookahead in encoder frames of 80 ms (see `Clock.lookahead_frames`).
+
+        Raises Full, BadLookahead, StateMismatch for the snapshot of another model.
+        """
         if snapshot is not None:
             slot = self.engine.open(lookahead=snapshot.lookahead, snapshot=snapshot.state)
             self._progress[slot] = snapshot.progress
@@ -97,13 +103,15 @@ class Recognizer:
     def step(self, feeds: Mapping[Slot, Tensor], final: Collection[Slot] = ()) -> dict[Slot, Update]:
         """Feed each session its new samples, (n,) float32 and any n; sessions in `final` end with them.
 
-        Returns for each the words finished by this step and the tail that may still change.
+        Returns for each the words finished by this step and the tail that may still change. Raises UnknownSlot, and
+        BadAudio for samples that `audio.check` refuses, before any session has heard anything.
         """
-        emitted = self.engine.step({slot: pcm.to(self.device) for slot, pcm in feeds.items()}, final)
+        checked = {slot: audio.check(pcm, f"the audio for {slot}") for slot, pcm in feeds.items()}
+        emitted = self.engine.step({slot: pcm.to(self.device) for slot, pcm in checked.items()}, final)
         updates = {}
         for slot, (row, count) in emitted.items():
             before = self._progress[slot]
-            heard = before.heard + len(feeds[slot])
+            heard = before.heard + len(checked[slot])
             open_word, updates[slot] = self.vocabulary.feed(before.open_word, tokens_of_row(row, count), heard,
                                                             slot in final, self._unstable(slot))
             self._progress[slot] = Progress(heard, open_word)
@@ -116,7 +124,7 @@ class Recognizer:
 
     def _transcribe_whole(self, blocks: Iterable[Tensor]) -> Transcript:
         """For a model that needs the utterance's end before its beginning."""
-        pcm = torch.cat([torch.zeros(0), *blocks]).to(self.device)
+        pcm = audio.check(torch.cat([torch.zeros(0), *blocks])).to(self.device)
         samples = torch.tensor([len(pcm)], device=self.device)
         with torch.no_grad():
             x, count = self.model(pcm[None], samples)
@@ -127,6 +135,7 @@ class Recognizer:
         return Transcript(update.stable, len(pcm), self.clock.rate, self.model.config.name)
 
     def snapshot(self, slot: Slot) -> Snapshot:
+        """Raises UnknownSlot, also for a session that has ended."""
         return Snapshot(self.engine.snapshot(slot), self._progress[slot], self.engine.lookahead(slot))
 
     def close(self, slot: Slot) -> None:
@@ -193,13 +202,16 @@ class _Reading:
         return torch.zeros(0) if block is None else block
 
 
-def decoder_of(model: AsrModel, name: str) -> Any:
+def decoder_of(model: AsrModel, name: str, ngram: NGram | None = None) -> Any:
     """The decoding stage of that name; see `Recognizer`."""
     has = model.config.decoders
     if name == "greedy":
         name = has[-1] if has else name
-    if name in ("ctc", "beam") and model.ctc is not None:
-        return (CtcGreedy if name == "ctc" else CtcBeam)(model.ctc, model.config.blank)
+    if name == "ctc" and model.ctc is not None:
+        return CtcGreedy(model.ctc, model.config.blank)
+    if name == "beam" and model.ctc is not None:
+        scorer = NGramScorer(ngram.to(next(model.parameters()).device)) if ngram else None
+        return CtcBeam(model.ctc, model.config.blank, scorer=scorer)
     if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
         return TransducerGreedy(model.transducer, model.config.transducer.max_symbols)
     raise BadCheckpoint(f"{model.config.name} has no decoder {name!r}; it has {', '.join(has) or 'none'}"

@@ -1,0 +1,204 @@
+"""An n-gram language model over subword pieces, small enough to lie beside the recogniser, and its scorer for the beam.
+
+recipes/train/asr/ngram.py estimates one from text and saves it as `ngram.safetensors`; checkpoint.py loads it with the
+model; `CtcBeam` asks `NGramScorer` what each next piece of each prefix is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.streaming.state import State
+
+NOWHERE = -1  # the node of a context that the model has not kept
+WEIGHT, BONUS = 0.3, 0.5  # chosen on dev recordings of several kinds of speaker
+
+
+class Files(NamedTuple):
+    """What lies on disk, by name; a node is one kept n-gram, in level order and sorted within its level.
+
+    log_prob (nodes,) and backoff (nodes with a context's place, that is, all but the last level's) are uint8 steps of
+    `scale` (2, 2) float32: the value of step 0 and the size of a step. token (nodes after the first level,) is the last
+    piece, uint8 or int16; count (as backoff) int16 the number of children; word_start (pieces,) uint8 whether a piece
+    begins a word; order () int64.
+    """
+
+    log_prob: Tensor
+    backoff: Tensor
+    scale: Tensor
+    token: Tensor
+    count: Tensor
+    word_start: Tensor
+    order: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class NGram:
+    """A back-off model (Katz 1987) as a trie: P(w | h) is the kept n-gram's, or the back-off of h times P(w | h[1:]).
+
+    Nodes 0 to `pieces` are the single pieces and the start of a sentence; then pairs, then triples and so on. A context
+    is the nodes of its last 1, 2, ... `order` - 1 pieces, NOWHERE for those not kept: (..., order - 1) int64. So each
+    step looks up only one piece more, and any context has the same size.
+
+    key: (nodes after the first level,) int64, ascending, parent * pieces + piece. log_prob: (nodes,) float32, nats.
+    backoff: (nodes + 1,) float32; the last, which NOWHERE finds, is 0. word_start: (pieces,) bool.
+    """
+
+    key: Tensor
+    log_prob: Tensor
+    backoff: Tensor
+    word_start: Tensor
+    order: int
+
+    @property
+    def pieces(self) -> int:
+        return len(self.word_start)
+
+    @property
+    def device(self) -> torch.device:
+        return self.key.device
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = (x.to(device) for x in (self.key, self.log_prob, self.backoff, self.word_start))
+        return type(self)(*moved, self.order)
+
+    def start(self, *shape: int) -> Tensor:
+        """The context at the start of a sentence, (*shape, order - 1)."""
+        context = torch.full((*shape, self.order - 1), NOWHERE, device=self.device)
+        context[..., 0] = self.pieces
+        return context
+
+    def score(self, context: Tensor, token: Tensor) -> Tensor:
+        """log P(token | context) in nats, float32. context: (..., order - 1); token: (..., n). Returns (..., n)."""
+        child = self._child(context[..., None], token[..., None, :])
+        score, backoff = self.log_prob[token], self.backoff[context]
+        for i in range(self.order - 1):  # the longest context that knows the piece has the say
+            node = child[..., i, :]
+            score = torch.where(node == NOWHERE, score + backoff[..., i, None], self.log_prob[node])
+        return score
+
+    def advance(self, context: Tensor, token: Tensor) -> Tensor:
+        """The context after one piece more. token: (...)."""
+        longer = self._child(context[..., :-1], token[..., None])
+        return torch.cat([token[..., None], longer], dim=-1)
+
+    def log_probs(self, tokens: Tensor) -> Tensor:
+        """Of each piece of sentences given those before it. tokens: (sentences, length). Returns the same shape."""
+        context, columns = self.start(len(tokens)), []
+        for token in tokens.unbind(1):
+            columns.append(self.score(context, token[:, None]))
+            context = self.advance(context, token)
+        return torch.cat(columns, dim=1) if columns else self.log_prob.new_zeros(tokens.shape)
+
+    def _child(self, node: Tensor, token: Tensor) -> Tensor:
+        """The node one piece below, or NOWHERE."""
+        if not len(self.key):
+            return torch.full(torch.broadcast_shapes(node.shape, token.shape), NOWHERE, device=self.device)
+        key = node * self.pieces + token
+        at = torch.searchsorted(self.key, key).clamp_(max=len(self.key) - 1)
+        known = (self.key[at] == key) & (node != NOWHERE)
+        return torch.where(known, at + self.pieces + 1, NOWHERE)
+
+    def save(self, path: str | Path) -> None:
+        """Write it, probabilities in 256 steps; atomic, so a reader sees the old file or the new one."""
+        path = Path(path)
+        inner = self._level(self.order - 1)
+        (log_prob, a), (backoff, b) = _steps(self.log_prob), _steps(self.backoff[:inner])
+        parent, token = self.key // self.pieces, self.key % self.pieces
+        files = Files(
+            log_prob=log_prob,
+            backoff=backoff,
+            scale=torch.stack([a, b]),
+            token=token.to(torch.uint8 if self.pieces <= 256 else torch.int16),
+            count=torch.bincount(parent, minlength=inner)[:inner].to(torch.int16),
+            word_start=self.word_start.to(torch.uint8),
+            order=torch.tensor(self.order),
+        )
+        part = path.with_name(path.name + ".part")
+        save_file({name: x.cpu().contiguous() for name, x in files._asdict().items()}, part, metadata={"format": "pt"})
+        part.replace(path)
+
+    def _level(self, level: int) -> int:
+        """How many nodes the first `level` levels have."""
+        end = self.pieces + 1
+        for _ in range(level - 1):  # the children of nodes before `end` lie before
+            end = self.pieces + 1 + int(torch.searchsorted(self.key, end * self.pieces))
+        return end
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Raises BadCheckpoint for a file that is missing, truncated, or holds something else."""
+        try:
+            tensors = load_file(path)
+            files = Files(**tensors)
+        except (SafetensorError, OSError, TypeError) as e:
+            raise BadCheckpoint(f"{path}: not an n-gram model ({e}); fetch it again or leave it out") from e
+        nodes, inner, pieces = len(files.log_prob), len(files.count), len(files.word_start)
+        count = files.count.long()
+        if not (
+            nodes == len(files.token) + pieces + 1
+            and inner == len(files.backoff)
+            and bool((count >= 0).all())
+            and int(count.sum()) == len(files.token)
+            and files.scale.shape == (2, 2)
+        ):
+            raise BadCheckpoint(f"{path}: its parts have sizes that do not fit together; fetch it again")
+        log_prob, backoff = (
+            scale[0] + scale[1] * x.float()
+            for scale, x in zip(files.scale, (files.log_prob, files.backoff), strict=True)
+        )
+        parent = torch.repeat_interleave(torch.arange(inner), count)
+        return cls(
+            key=parent * pieces + files.token.long(),
+            log_prob=log_prob,
+            backoff=torch.cat([backoff, torch.zeros(nodes + 1 - inner)]),
+            word_start=files.word_start.bool(),
+            order=int(files.order),
+        )
+
+
+def _steps(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (n,) as uint8 steps, and the value of step 0 and the size of a step, (2,)."""
+    low, high = x.min(), x.max()
+    size = ((high - low) / 255).clamp(min=1e-12)
+    return torch.round((x - low) / size).to(torch.uint8), torch.stack([low, size]).float()
+
+
+@dataclass(frozen=True, eq=False)
+class NGramState(State):
+    """context: (slots, beam, order - 1) int64, as `NGram` has it."""
+
+    context: Tensor
+
+
+class NGramScorer:
+    """An `NGram` as the beam's `Scorer`: weight * log P(piece | prefix), and a bonus in nats for each word begun.
+
+    The bonus makes up for the price of every word, without which a beam leaves words out. A stream's end adds nothing:
+    a microphone may go off at any word.
+    """
+
+    def __init__(self, ngram: NGram, weight: float = WEIGHT, bonus: float = BONUS) -> None:
+        self.ngram, self.weight = ngram, weight
+        self.bonus = ngram.word_start.float() * bonus
+
+    def init_state(self, slots: int, beam: int) -> NGramState:
+        return NGramState(self.ngram.start(slots, beam))
+
+    def score(self, state: NGramState, token: Tensor) -> Tensor:
+        return self.weight * self.ngram.score(state.context, token) + self.bonus[token]
+
+    def advance(self, state: NGramState, source: Tensor, token: Tensor, extended: Tensor) -> None:
+        context = state.context.gather(1, source[..., None].expand_as(state.context))
+        state.context.copy_(torch.where(extended[..., None], self.ngram.advance(context, token), context))
+
+    def finish(self, state: NGramState) -> Tensor:
+        return torch.zeros(state.context.shape[:2], device=state.context.device)
