@@ -113,8 +113,7 @@ def _sessions(utterances: Iterable[Utterance], frames: int, clock: Clock, failed
 
 
 def _advance(recognizer: Recognizer, running: dict[Slot, Session], result: Result) -> None:
-    in_order = sorted(running, key=lambda slot: slot.index)  # a full batch in order needs no copy of its state
-    fed = {slot: next(running[slot].pushes) for slot in in_order}
+    fed = {slot: next(session.pushes) for slot, session in running.items()}
     ended = [slot for slot, (_, last) in fed.items() if last]
     began = time.perf_counter()
     updates = recognizer.step({slot: pcm for slot, (pcm, _) in fed.items()}, ended)

@@ -14,6 +14,7 @@ import torch
 from vivavoce.speech.checkpoint import Loaded, load
 from vivavoce.speech.errors import MissingDevice
 from vivavoce.streaming.clock import Clock
+from vivavoce.streaming.errors import BadLookahead
 
 MODEL = "small-en"
 CLOCK = Clock()
@@ -34,7 +35,7 @@ def lookahead(text: str) -> Lookahead:
     """An argparse type: `offline`, or ms."""
     try:
         return Lookahead(*CLOCK.lookahead_frames(text))
-    except ValueError as e:
+    except BadLookahead as e:
         raise argparse.ArgumentTypeError(str(e)) from None
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .errors import BadLookahead
+
 OFFLINE = 69  # lookahead R of a whole 5.6 s chunk: what "offline" means
 
 
@@ -47,7 +49,7 @@ class Clock:
     def lookahead_frames(self, ms: float | str) -> tuple[int, str]:
         """R for a lookahead in ms ("offline" or 0 to 5520), rounded down, and a note when it was rounded.
 
-        Raises ValueError outside the range.
+        Raises BadLookahead outside the range.
         """
         if ms == "offline":
             return OFFLINE, ""
@@ -57,7 +59,7 @@ class Clock:
         except ValueError:
             asked = -1.0
         if not 0 <= asked <= OFFLINE * step:
-            raise ValueError(f"lookahead {ms!r} is not `offline` or a number of ms from 0 to {OFFLINE * step:g}")
+            raise BadLookahead(f"lookahead {ms!r} is not `offline` or a number of ms from 0 to {OFFLINE * step:g}")
         frames = int(asked / step + 1e-9)
         note = "" if frames * step == asked else f"lookahead {asked:g} ms is rounded down to {frames * step:g} ms"
         return frames, note

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import Full, UnknownSlot
+from .errors import BadLookahead, Full, UnknownSlot
 from .stage import Stage
 from .state import State, slots_tensor
 
@@ -45,7 +45,7 @@ class Engine(Generic[S]):
         self._ended: set[int] = set()
 
     def open(self, *, lookahead: int = 0, snapshot: S | None = None) -> Slot:
-        """Start a session, fresh or from a snapshot of one slot. Raises Full, StateMismatch, ValueError."""
+        """Start a session, fresh or from a snapshot of one slot. Raises Full, StateMismatch, BadLookahead."""
         self._check_lookahead(lookahead)
         if not self._free:
             raise Full(f"all {len(self._epoch)} places are taken; close a session or open an engine with more slots")
@@ -57,7 +57,7 @@ class Engine(Generic[S]):
         return Slot(index, self._epoch[index])
 
     def set_lookahead(self, slot: Slot, lookahead: int) -> None:
-        """Takes effect at the session's next chunk."""
+        """Takes effect at the session's next chunk. Raises BadLookahead."""
         self._check_lookahead(lookahead)
         self._lookahead[self._index(slot)] = lookahead
 
@@ -75,10 +75,8 @@ class Engine(Generic[S]):
         if missing:
             raise UnknownSlot(f"{missing[0]} ends but is not fed; give it an empty tensor")
         groups: dict[int, list[Slot]] = {}
-        for slot in feeds:
-            if self._index(slot) in self._ended:
-                raise UnknownSlot(f"{slot} has ended; close it and open another")
-            groups.setdefault(self._lookahead[slot.index], []).append(slot)
+        for slot in sorted(feeds, key=lambda slot: slot.index):  # a full batch in this order needs no copy of its state
+            groups.setdefault(self._lookahead[self._going(slot)], []).append(slot)
         kinds = {(x.shape[1:], x.dtype, x.device) for x in feeds.values()}
         if len(kinds) > 1:
             raise ValueError(f"the feeds of one step differ in item shape, dtype or device: {kinds}")
@@ -104,8 +102,11 @@ class Engine(Generic[S]):
         return {slot: (_row(y, i, n), n) for i, (slot, n) in enumerate(zip(slots, count.tolist(), strict=True))}
 
     def snapshot(self, slot: Slot) -> S:
-        """The session as a state of one slot, its own copy: keep it, save it, or open another session with it."""
-        return self.state.take(slots_tensor(self._index(slot)))
+        """The session as a state of one slot, its own copy: keep it, save it, or open another session with it.
+
+        Raises UnknownSlot, also for a session that has ended: nothing could go on from there.
+        """
+        return self.state.take(slots_tensor(self._going(slot)))
 
     def close(self, slot: Slot) -> None:
         index = self._index(slot)
@@ -122,9 +123,16 @@ class Engine(Generic[S]):
             raise UnknownSlot(f"{slot} is not open")
         return slot.index
 
+    def _going(self, slot: Slot) -> int:
+        """The index of a session that has not ended."""
+        index = self._index(slot)
+        if index in self._ended:
+            raise UnknownSlot(f"{slot} has ended; close it and open another")
+        return index
+
     def _check_lookahead(self, lookahead: int) -> None:
         if not 0 <= lookahead <= self.max_lookahead:
-            raise ValueError(f"lookahead {lookahead} is outside 0 to {self.max_lookahead} frames")
+            raise BadLookahead(f"lookahead {lookahead} is outside 0 to {self.max_lookahead} frames; give one inside")
 
 
 def _row(y: Any, i: int, n: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vivavoce.streaming.clock import OFFLINE, Clock
+from vivavoce.streaming.errors import BadLookahead
 
 CLOCK = Clock()
 
@@ -35,7 +36,7 @@ def test_offline_is_the_longest_chunk() -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 5521, "soon", "", "nan", float("inf"), "-80"])
 def test_anything_else_is_refused_with_the_range(wrong: float | str) -> None:
-    with pytest.raises(ValueError, match=r"is not `offline` or a number of ms from 0 to 5520"):
+    with pytest.raises(BadLookahead, match=r"is not `offline` or a number of ms from 0 to 5520"):
         CLOCK.lookahead_frames(wrong)
 
 

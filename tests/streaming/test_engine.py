@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from toys import Even, Sum, plain, toy_chain
 
 from vivavoce.streaming.chain import ChainState
 from vivavoce.streaming.engine import Engine, Slot
-from vivavoce.streaming.errors import Full, StateMismatch, UnknownSlot
+from vivavoce.streaming.errors import BadLookahead, Full, StateMismatch, UnknownSlot
 from vivavoce.streaming.state import State
 
 
@@ -62,9 +62,9 @@ def test_lookahead_can_be_changed_and_is_checked() -> None:
     engine.step({slot: items(1)})
     assert (engine.lookahead(slot), stage.batches) == (13, [(13, 1)])
     for wrong in (-1, 14):
-        with pytest.raises(ValueError, match="outside 0 to 13"):
+        with pytest.raises(BadLookahead, match="outside 0 to 13"):
             engine.set_lookahead(slot, wrong)
-        with pytest.raises(ValueError, match="outside 0 to 13"):
+        with pytest.raises(BadLookahead, match="outside 0 to 13"):
             engine.open(lookahead=wrong)
 
 
@@ -124,6 +124,33 @@ def test_ending_needs_a_feed_and_an_empty_one_will_do() -> None:
     with pytest.raises(UnknownSlot, match="give it an empty tensor"):
         engine.step({}, [slot])
     assert engine.step({slot: items()}, [slot])[slot][0].tolist() == [0]
+
+
+def test_an_ended_session_has_no_snapshot_and_can_still_be_closed() -> None:
+    engine = Engine(Sum(), 1)
+    slot = engine.open()
+    engine.step({slot: items(1)}, [slot])
+    with pytest.raises(UnknownSlot, match="has ended; close it"):
+        engine.snapshot(slot)
+    engine.close(slot)
+    assert engine.free == 1
+
+
+def test_a_full_batch_is_stepped_in_place_in_whatever_order_it_is_fed() -> None:
+    class Watched(Sum):
+        states: ClassVar[list[State]] = []
+
+        def step(self, x: Tensor, state: Any, valid: Tensor, final: Tensor,
+                 lookahead: int = 0) -> tuple[Tensor, Tensor]:
+            self.states.append(state)
+            return super().step(x, state, valid, final, lookahead)
+
+    stage = Watched()
+    engine = Engine(stage, 3)
+    a, b, c = (engine.open() for _ in range(3))
+    out = engine.step({c: items(3), a: items(1, 10), b: items(2)}, [b])
+    assert {slot: y.tolist() for slot, (y, _) in out.items()} == {a: [1, 11], b: [2, -2], c: [3]}
+    assert stage.states == [engine.state]  # states compare by identity
 
 
 def test_a_step_without_anybody_does_nothing() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vivavoce.streaming.errors import Full, StateMismatch, UnknownSlot, VivaVoceError
+from vivavoce.streaming.errors import BadLookahead, Full, StateMismatch, UnknownSlot, VivaVoceError
 
-BUILTIN = {StateMismatch: ValueError, Full: RuntimeError, UnknownSlot: KeyError}
+BUILTIN = {StateMismatch: ValueError, BadLookahead: ValueError, Full: RuntimeError, UnknownSlot: KeyError}
 
 
 @pytest.mark.parametrize(("error", "builtin"), BUILTIN.items())
@@ -15,7 +15,7 @@ def test_each_is_a_vivavoce_error_and_a_builtin_one(error: type[VivaVoceError], 
     assert issubclass(error, builtin)
 
 
-@pytest.mark.parametrize("error", [StateMismatch, Full, UnknownSlot])
+@pytest.mark.parametrize("error", [StateMismatch, BadLookahead, Full, UnknownSlot])
 def test_the_text_is_what_was_said_without_quotes(error: type[VivaVoceError]) -> None:
     assert str(error("slot 3 is not open")) == "slot 3 is not open"
 

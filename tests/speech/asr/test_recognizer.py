@@ -1,6 +1,7 @@
 """The recogniser as its users see it: pushes of any size, any company, a snapshot in between: the same words."""
 
 import random
+import re
 import resource
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +15,7 @@ from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.asr.recognizer import Recognizer, Snapshot, blocks_of
 from vivavoce.speech.asr.transcript import Transcript
 from vivavoce.speech.asr.words import Word
-from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.speech.errors import BadAudio, BadCheckpoint
 from vivavoce.speech.nn.encoder import EncoderConfig
 from vivavoce.streaming.errors import UnknownSlot
 
@@ -141,6 +142,29 @@ def test_a_closed_session_is_unknown() -> None:
     recognizer.close(slot)
     with pytest.raises(UnknownSlot):
         recognizer.step({slot: noise(100)})
+
+
+def test_an_ended_session_has_no_snapshot() -> None:
+    recognizer = make_recognizer()
+    slot = recognizer.open()
+    recognizer.step({slot: noise(5000)}, [slot])
+    with pytest.raises(UnknownSlot, match="has ended"):
+        recognizer.snapshot(slot)
+
+
+@pytest.mark.parametrize(("wrong", "why"), [
+    (torch.zeros(2, 100), "shape"), (torch.full((100,), torch.nan), "NaN"), (torch.full((100,), 3000.0), "32768"),
+    (torch.zeros(100, dtype=torch.int64), "int64"),
+])
+def test_bad_audio_is_refused_by_session_before_anybody_hears_anything(wrong: Tensor, why: str) -> None:
+    recognizer, pcm = make_recognizer(), noise(60_000)
+    whole = recognizer.transcribe(pcm, lookahead=6).words
+    good, bad = recognizer.open(lookahead=6), recognizer.open(lookahead=0)
+    with pytest.raises(BadAudio, match=rf"{re.escape(str(bad))}.*{why}"):
+        recognizer.step({good: pcm, bad: wrong}, [good])
+    assert recognizer.heard(good) == 0
+    out = recognizer.step({good: pcm, bad: pcm}, [good, bad])
+    assert same(out[good].stable, whole)
 
 
 def test_an_encoder_of_whole_utterances_transcribes_but_does_not_stream() -> None:
