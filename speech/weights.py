@@ -77,6 +77,7 @@ def write(tensors: Tensors, path: Path) -> None:
     """Atomic: a reader sees the old file or the new one."""
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={"format": "pt"})
+    part.chmod(0o644)  # save_file leaves it to its owner alone, and a package is installed for everyone
     part.replace(path)
 
 

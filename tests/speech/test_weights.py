@@ -70,3 +70,8 @@ def test_an_index_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / weights.SHARDS).write_text("[]")
     with pytest.raises(BadCheckpoint, match=r"index\.json: not an index"):
         weights.read(tmp_path)
+
+
+def test_a_weight_file_can_be_read_by_everyone(tmp_path: Path) -> None:
+    weights.write({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
