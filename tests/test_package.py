@@ -143,9 +143,15 @@ def test_every_kind_of_install_imports(kind: str, tree: Path, tmp_path: Path) ->
 
 
 def test_the_wheel_holds_every_source_the_types_marker_and_the_models(tree: Path, tmp_path: Path) -> None:
+    made = [Path("speech/models/made-up") / name
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md")]
+    (tree / made[0].parent).mkdir(exist_ok=True)
+    for path in made:
+        (tree / path).write_text("{}")
     _, wheel = build(tree, tmp_path, "normal")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"vivavoce/{p}" for p in sources()} | {f"vivavoce/{folder}/py.typed" for folder in FOLDERS}
+    wanted |= {f"vivavoce/{path}" for path in made}
     for folder in (ROOT / "speech" / "models").iterdir():
         if folder.is_dir() and folder.name != "__pycache__":
             wanted |= {f"vivavoce/{p.relative_to(ROOT)}" for p in folder.rglob("*") if p.is_file()}
