@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from torch import Tensor
 
 from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.manifest import Utterance
-from vivavoce.recipes.options import Lookahead, add_model, count, load_model, lookahead, say
+from vivavoce.recipes.options import Lookahead, add_model, count, lookahead, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.score import Errors, Score, score
 from vivavoce.speech.asr.words import Update
-from vivavoce.speech.checkpoint import Loaded
 from vivavoce.speech.errors import BadManifest
 from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Slot
@@ -242,13 +241,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def rows(
-    found: dict[str, list[Utterance]], lookaheads: Sequence[Lookahead], loaded: Loaded, sessions: int
+    found: dict[str, list[Utterance]], lookaheads: Sequence[Lookahead], make: Callable[[int], Recognizer], sessions: int
 ) -> Iterator[dict[str, Any]]:
     """Every set at every lookahead; recordings that cannot be read are named on stderr, once each."""
     told = set[str]()
     for name, utterances in found.items():
         for at in lookaheads:
-            recognizer = Recognizer(loaded.model, loaded.tokenizer, slots=min(sessions, len(utterances)))
+            recognizer = make(min(sessions, len(utterances)))
             result = evaluate(recognizer, utterances, at.frames)
             for error in result.failed:
                 if error not in told:
@@ -267,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done, width = list[dict[str, Any]](), max(map(len, (HEAD[0], *found)))
     if not args.json:
         print(line(HEAD, width), flush=True)
-    for r in rows(found, args.lookahead, load_model(args), args.sessions):
+    for r in rows(found, args.lookahead, recognizers(args), args.sessions):
         done.append(r)
         if not args.json:
             print(line(cells(r), width), flush=True)

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 
-from vivavoce.recipes.options import CLOCK, Lookahead, add_model, load_model, lookahead, say
+from vivavoce.recipes.options import CLOCK, Lookahead, add_model, lookahead, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Update
@@ -242,10 +242,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _show_devices()
     if args.lookahead.note:
         say(args.lookahead.note)
-    loaded = load_model(args)
-    if sum(p.numel() for p in loaded.model.parameters()) < SMALL:
+    recognizer, vad = recognizers(args)(1), Vad.load()
+    if sum(p.numel() for p in recognizer.model.parameters()) < SMALL:
         torch.set_num_threads(1)  # threads that wait for each other cost more than they do, on a busy machine tenfold
-    recognizer, vad = Recognizer(loaded.model, loaded.tokenizer), Vad.load()
     microphone = Microphone(args.input_device)
     with audio.Writer(args.save, CLOCK.rate) if args.save else nullcontext() as out, microphone:
         say(greeting(microphone.device, args.lookahead))

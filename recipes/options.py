@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
+from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.checkpoint import Loaded, load
 from vivavoce.speech.errors import MissingDevice
 from vivavoce.streaming.clock import Clock
@@ -47,6 +49,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="as `models list` names it, a folder, a .nemo file or a Hub id (default: %(default)s)",
     )
     parser.add_argument(
+        "--decoder",
+        choices=("auto", "greedy", "ctc", "beam", "rnnt", "tdt"),
+        default="auto",
+        help="auto: beam search where the model has an n-gram beside it, else greedy (default)",
+    )
+    parser.add_argument(
         "--device",
         choices=("cpu", "cuda", "auto"),
         default="auto",
@@ -76,6 +84,17 @@ def load_model(args: argparse.Namespace) -> Loaded:
     if args.device == "cuda" and not gpu:
         raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
     return load(args.model, device="cuda" if gpu else "cpu")
+
+
+def recognizers(args: argparse.Namespace) -> Callable[[int], Recognizer]:
+    """Makes recognisers of so many sessions, all on the one model of `add_model`'s options. Raises what `load_model`
+    raises; making one raises BadCheckpoint when the model does not have the decoder asked for."""
+    loaded = load_model(args)
+
+    def make(slots: int) -> Recognizer:
+        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, decoder=args.decoder, ngram=loaded.ngram)
+
+    return make
 
 
 def say(message: object) -> None:

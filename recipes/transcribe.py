@@ -21,11 +21,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 from torch import Tensor
 
-from vivavoce.recipes.options import CLOCK, add_model, load_model, lookahead, positive, say
+from vivavoce.recipes.options import CLOCK, add_model, lookahead, positive, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import BLOCK_SECONDS, Recognizer
 from vivavoce.speech.asr.transcript import FORMATS, Transcript
-from vivavoce.speech.checkpoint import Loaded
 from vivavoce.streaming.errors import VivaVoceError
 
 RATE = CLOCK.rate
@@ -120,11 +119,11 @@ def batches(recordings: Iterable[Recording], batch_seconds: float) -> Iterator[t
 
 
 def transcribe(
-    recordings: Sequence[Recording], loaded: Loaded, frames: int, batch_seconds: float
+    recordings: Sequence[Recording], make: Callable[[int], Recognizer], frames: int, batch_seconds: float
 ) -> Iterator[Recording]:
     """Fills in `transcript` and `error` of each recording, and yields it when it is done.
 
-    frames: the lookahead R. A fault in one recording is that recording's `error`.
+    make: a recogniser of so many sessions; frames: the lookahead R. A fault in one recording is that recording's `error`.
     """
     for recording in recordings:
         if not recording.error:
@@ -132,7 +131,7 @@ def transcribe(
         if recording.error:
             yield recording
     for batch, slots in batches((r for r in recordings if not r.error), batch_seconds):
-        recognizer = Recognizer(loaded.model, loaded.tokenizer, slots=slots)
+        recognizer = make(slots)
         for i, transcript in recognizer.transcribe_streams([r.blocks() for r in batch], lookahead=frames):
             batch[i].transcript = transcript
             yield batch[i]
@@ -307,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(args.lookahead.note)
     recordings = find(args.files)
     output = Folder(args.output_dir, args.format) if args.output_dir else Stdout(recordings, args.format)
-    done = transcribe(recordings, load_model(args), args.lookahead.frames, args.batch_seconds)
+    done = transcribe(recordings, recognizers(args), args.lookahead.frames, args.batch_seconds)
     try:
         print(run(recordings, done, output.take), file=sys.stderr)
     finally:

@@ -51,12 +51,13 @@ class Snapshot:
 class Recognizer:
     """Many sessions on one model. Not thread-safe: one thread steps it.
 
-    model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once; decoder: "greedy" (the transducer
-    where there is one, else CTC), or "ctc", "beam" (CTC prefixes), "rnnt", "tdt"; ngram: what the beam is to fuse.
+    model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once; decoder: "auto" (the beam
+    where there is an n-gram to fuse, else greedy), "greedy" (the transducer where there is one, else CTC), or "ctc",
+    "beam" (CTC prefixes), "rnnt", "tdt"; ngram: what the beam is to fuse.
     A model that hears whole utterances only can `transcribe`, but not `open` a session.
     """
 
-    def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1, decoder: str = "greedy",
+    def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1, decoder: str = "auto",
                  ngram: NGram | None = None) -> None:
         """Raises BadCheckpoint when the model does not have that decoder."""
         self.model = model.eval()
@@ -205,6 +206,8 @@ class _Reading:
 def decoder_of(model: AsrModel, name: str, ngram: NGram | None = None) -> Any:
     """The decoding stage of that name; see `Recognizer`."""
     has = model.config.decoders
+    if name == "auto":
+        name = "beam" if ngram is not None and "ctc" in has else "greedy"
     if name == "greedy":
         name = has[-1] if has else name
     if name == "ctc" and model.ctc is not None:
