@@ -215,7 +215,8 @@ def streaming_case(encoders: Encoders, plan: Plan, batch: int, chunk: int) -> Re
             differences[p] = max(differences[p], difference(ours[p].step(part, lookahead), expected))
     case = f"encoder step, {FRAME_MS * chunk} ms chunks, batch {batch}"
     check(case, differences)
-    steps = [partial(encoder.step, chunk_mel, lookahead) for encoder in (theirs, *ours.values())]
+    contenders: list[Theirs | Ours] = [theirs, *ours.values()]
+    steps = [partial(encoder.step, chunk_mel, lookahead) for encoder in contenders]
     linears = [o.linears_alone(chunk_mel, lookahead) for o in ours.values()]
     t, *ms = in_turn([*steps, *linears], plan)
     alone = dict(zip(ours, ms[len(ours) :], strict=True))
@@ -230,7 +231,8 @@ def offline_case(encoders: Encoders, plan: Plan, batch: int) -> Result:
     differences = {p: difference(o.offline(mel), expected) for p, o in ours.items()}
     case = f"encoder offline, {plan.recording} s, batch {batch}"
     check(case, differences)
-    t, *ms = in_turn([partial(encoder.offline, mel) for encoder in (theirs, *ours.values())], plan)
+    contenders: list[Theirs | Ours] = [theirs, *ours.values()]
+    t, *ms = in_turn([partial(encoder.offline, mel) for encoder in contenders], plan)
     return Result(case, t, dict(zip(ours, ms, strict=True)), {}, differences)
 
 

@@ -123,7 +123,7 @@ def transcribe(
 ) -> Iterator[Recording]:
     """Fills in `transcript` and `error` of each recording, and yields it when it is done.
 
-    make: a recogniser of so many sessions; frames: the lookahead R. A fault in one recording is that recording's `error`.
+    make: a recogniser of so many sessions; frames: the lookahead R. A fault in one recording is its own `error`.
     """
     for recording in recordings:
         if not recording.error:

@@ -27,7 +27,7 @@ class Files(NamedTuple):
 
     log_prob (nodes,) and backoff (nodes with a context's place, that is, all but the last level's) are uint8 steps of
     `scale` (2, 2) float32: the value of step 0 and the size of a step. token (nodes after the first level,) is the last
-    piece, uint8 or int16; count (as backoff) int16 the number of children; word_start (pieces,) uint8 whether a piece
+    piece, uint8 or int16; children (as backoff) int16 their number; word_start (pieces,) uint8 whether a piece
     begins a word; order () int64.
     """
 
@@ -35,7 +35,7 @@ class Files(NamedTuple):
     backoff: Tensor
     scale: Tensor
     token: Tensor
-    count: Tensor
+    children: Tensor
     word_start: Tensor
     order: Tensor
 
@@ -67,8 +67,10 @@ class NGram:
         return self.key.device
 
     def to(self, device: torch.device | str) -> Self:
-        moved = (x.to(device) for x in (self.key, self.log_prob, self.backoff, self.word_start))
-        return type(self)(*moved, self.order)
+        key, log_prob, backoff, word_start = (
+            x.to(device) for x in (self.key, self.log_prob, self.backoff, self.word_start)
+        )
+        return type(self)(key, log_prob, backoff, word_start, self.order)
 
     def start(self, *shape: int) -> Tensor:
         """The context at the start of a sentence, (*shape, order - 1)."""
@@ -118,7 +120,7 @@ class NGram:
             backoff=backoff,
             scale=torch.stack([a, b]),
             token=token.to(torch.uint8 if self.pieces <= 256 else torch.int16),
-            count=torch.bincount(parent, minlength=inner)[:inner].to(torch.int16),
+            children=torch.bincount(parent, minlength=inner)[:inner].to(torch.int16),
             word_start=self.word_start.to(torch.uint8),
             order=torch.tensor(self.order),
         )
@@ -141,8 +143,8 @@ class NGram:
             files = Files(**tensors)
         except (SafetensorError, OSError, TypeError) as e:
             raise BadCheckpoint(f"{path}: not an n-gram model ({e}); fetch it again or leave it out") from e
-        nodes, inner, pieces = len(files.log_prob), len(files.count), len(files.word_start)
-        count = files.count.long()
+        nodes, inner, pieces = len(files.log_prob), len(files.children), len(files.word_start)
+        count = files.children.long()
         if not (
             nodes == len(files.token) + pieces + 1
             and inner == len(files.backoff)

@@ -205,7 +205,7 @@ class Attention(nn.Module):
     def _project(self, high: int, below: int, like: Tensor) -> Tensor:
         distance = torch.arange(high, below, -1, device=like.device, dtype=torch.float64)
         rows: Tensor = self.position(sinusoid(distance, like.shape[-1]).to(like.dtype))
-        return rows.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        return rows.view(len(rows), self.heads, -1).transpose(0, 1)
 
     @torch.no_grad()
     def tabulate(self, distance: int) -> None:

@@ -73,13 +73,12 @@ class Int8Linear(PackedLinear):
         scale = (weight.abs().amax(1) / 127).clamp(min=1e-30).double()
         whole = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale, dtype=torch.int64), 0, torch.qint8)
         self.weight = torch.ops.quantized.linear_prepack(whole, None)
-        if self.bias is None:
-            self.bias = torch.zeros(self.out_features)
+        self.offset = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        peak = x.abs().amax(-1, keepdim=True)
+        peak = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)  # a row of silence
         y = _int8_linear(x / peak, 1 / 127, 128, self.weight)
-        return torch.addcmul(self.bias, y, peak)
+        return torch.addcmul(self.offset, y, peak)
 
 
 KINDS: dict[Precision, type[PackedLinear]] = {"fp32": Float32Linear, "fp16": Float16Linear, "int8": Int8Linear}

@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from torch import Tensor
 
+from vivavoce.speech import checkpoint
 from vivavoce.speech.asr.ctc_beam import CtcBeam
+from vivavoce.speech.asr.model import AsrConfig, AsrModel
 from vivavoce.speech.asr.ngram import NOWHERE, NGram, NGramScorer
+from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Token, tokens_of
 from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.speech.nn.encoder import EncoderConfig
 from vivavoce.streaming.state import slots_tensor
 
 PIECES, ORDER = 6, 4
@@ -160,3 +165,36 @@ def test_sessions_cut_anywhere_moved_between_slots_and_in_company_say_what_each_
         state, row = moved, [order[r] for r in row]
     for s in range(4):
         assert got[s] == decode(stage, lp[s, : lengths[s]])
+
+
+def recogniser(pieces: int) -> tuple[AsrModel, Tokenizer]:
+    torch.manual_seed(0)
+    config = AsrConfig("tiny", EncoderConfig(width=32, layers=1, heads=2, hidden=64, channels=8), pieces)
+    return AsrModel(config).eval(), Tokenizer(models.WordLevel({f"▁{i}": i for i in range(pieces)}, "▁0"))
+
+
+def test_it_lies_beside_the_weights_and_the_beam_uses_it(tmp_path: Path) -> None:
+    model_, tokenizer = recogniser(PIECES)
+    checkpoint.save(model_, tokenizer, tmp_path / "with", ngram=model(grams()))
+    checkpoint.save(model_, tokenizer, tmp_path / "without")
+    checkpoint.convert(tmp_path / "with", tmp_path / "again", dtype="int8")
+    loaded, bare = checkpoint.load(tmp_path / "again"), checkpoint.load(tmp_path / "without")
+    assert bare.ngram is None
+    assert loaded.ngram is not None
+    assert torch.equal(loaded.ngram.key, model(grams()).key)
+    extra = (tmp_path / "with" / checkpoint.NGRAM).stat().st_size
+    assert checkpoint.info(tmp_path / "with").size == checkpoint.info(tmp_path / "without").size + extra
+    fused = Recognizer(loaded.model, loaded.tokenizer, decoder="beam", ngram=loaded.ngram)
+    assert isinstance(fused.decoder.scorer, NGramScorer)
+    assert Recognizer(bare.model, bare.tokenizer, decoder="beam").decoder.scorer is None
+    fused.transcribe(torch.randn(8000), lookahead=6)
+
+
+def test_a_model_of_other_pieces_is_refused(tmp_path: Path) -> None:
+    model_, tokenizer = recogniser(PIECES + 1)
+    with pytest.raises(BadCheckpoint, match="knows 6 pieces, the model 7"):
+        checkpoint.save(model_, tokenizer, tmp_path, ngram=model(grams()))
+    checkpoint.save(model_, tokenizer, tmp_path)
+    model(grams()).save(tmp_path / checkpoint.NGRAM)
+    with pytest.raises(BadCheckpoint, match="knows 6 pieces, the model 7"):
+        checkpoint.load(tmp_path)
