@@ -40,6 +40,7 @@ COMMANDS = {
     "train asr": Command("train.asr.train", "train a recogniser"),
     "data synthesize": Command("data.synthesize", "make synthetic speech to train on"),
     "data tokenizer": Command("data.tokenizer", "make subword tokenizers"),
+    "data ngram": Command("train.asr.ngram", "estimate the language model of a beam search"),
 }
 
 

@@ -48,7 +48,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Info:
-    """What `vivavoce models` shows. size: bytes of the weight files; lookaheads: trained ones, in frames of 80 ms
+    """What `vivavoce models` shows. size: bytes of weights and n-grams; lookaheads: trained ones, in frames of 80 ms
     (none: it hears whole utterances only); card: the text of README.md, or nothing."""
 
     name: str
@@ -124,7 +124,7 @@ def info(source: str | Path) -> Info:
         config.name,
         path,
         parameters,
-        sum(f.stat().st_size for f in files),
+        sum(f.stat().st_size for f in [*files, *path.glob(NGRAM)]),
         config.lookaheads,
         config.decoders,
         card.read_text() if card.is_file() else "",
