@@ -219,7 +219,7 @@ def perplexity(model: NGram, sentences: Iterable[Sequence[int]]) -> tuple[float,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the model and say how it predicts dev transcripts; exit code 0 done, 1 failed, 2 bad usage."""
-    p = argparse.ArgumentParser("vivavoce data ngram", description="Estimate the language model of the recogniser's beam search.")
+    p = argparse.ArgumentParser("vivavoce data ngram", description="Estimate a language model for beam search.")
     p.add_argument("--text-dir", type=Path, required=True)
     p.add_argument("--speech-dir", type=Path, required=True)
     p.add_argument("--tokenizer", type=Path, required=True, help="the recogniser's tokenizer.json")
