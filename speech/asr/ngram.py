@@ -184,8 +184,9 @@ class NGramState(State):
 class NGramScorer:
     """An `NGram` as the beam's `Scorer`: weight * log P(piece | prefix), and a bonus in nats for each word begun.
 
-    The bonus makes up for the price of every word, without which a beam leaves words out. A stream's end adds nothing:
-    a microphone may go off at any word.
+    The bonus makes up for the price of every word, without which a beam leaves words out. A stream may end after any
+    word, but not within one: its end costs what it would for the next piece to begin a word, or the last word would be
+    cut down to its first, likely piece.
     """
 
     def __init__(self, ngram: NGram, weight: float = WEIGHT, bonus: float = BONUS) -> None:
@@ -203,4 +204,5 @@ class NGramScorer:
         state.context.copy_(torch.where(extended[..., None], self.ngram.advance(context, token), context))
 
     def finish(self, state: NGramState) -> Tensor:
-        return torch.zeros(state.context.shape[:2], device=state.context.device)
+        starts = self.ngram.word_start.nonzero()[:, 0].expand(*state.context.shape[:2], -1)
+        return self.weight * self.ngram.score(state.context, starts).logsumexp(-1)

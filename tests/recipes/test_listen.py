@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from torch import Tensor
 
-from vivavoce.recipes import cli
+from vivavoce.recipes import cli, sample
 from vivavoce.recipes.listen import Caption, Lines, Terminal, chunked, listen, on_interrupt, recorded
 from vivavoce.recipes.options import MODEL
 from vivavoce.speech import audio, checkpoint
@@ -33,7 +33,7 @@ from vivavoce.speech.errors import MissingDevice
 from vivavoce.speech.vad import WINDOW, Vad, VadState
 from vivavoce.streaming.clock import Clock
 
-SENTENCE = "the cat sat on the mat"
+SENTENCE = sample.SENTENCE
 
 
 class Loudness(Vad):

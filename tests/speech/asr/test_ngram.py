@@ -119,7 +119,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         NGram.load(bad)
 
 
-def test_the_beam_adds_the_weighted_model_and_a_bonus_a_word() -> None:
+def test_the_beam_adds_the_weighted_model_a_bonus_a_word_and_the_end_of_the_last() -> None:
     of = grams()
     scorer = NGramScorer(model(of), weight=0.7, bonus=0.4)
     lp, end = log_probs(1, 3), (torch.tensor([3]), torch.tensor([True]))
@@ -134,6 +134,8 @@ def test_the_beam_adds_the_weighted_model_and_a_bonus_a_word() -> None:
         before = (PIECES, *said)
         language = sum(plain(of, before[max(0, i - ORDER + 2) : i + 1], w) for i, w in enumerate(said))
         bonus = 0.4 * sum(w < 3 for w in said)
+        context = before[max(0, len(before) - ORDER + 1) :]
+        language += math.log(sum(math.exp(plain(of, context, w)) for w in range(3)))  # the end: a word could begin
         assert hypothesis.score == pytest.approx(acoustic[said] + 0.7 * language + bonus, abs=1e-5)
     assert {len(h.tokens) for h in listed} == {0, 1, 2, 3}
 
