@@ -108,14 +108,14 @@ class _Espeak:
 
     def __init__(self) -> None:
         library, data = _espeak_files()
-        self.library = ctypes.CDLL(library)
-        self.rate = int(self.library.espeak_Initialize(_RETRIEVAL, 0, data.encode() if data else None, _PHONEME_EVENTS))
+        self.espeak = ctypes.CDLL(library)
+        self.rate = int(self.espeak.espeak_Initialize(_RETRIEVAL, 0, data.encode() if data else None, _PHONEME_EVENTS))
         if self.rate <= 0:
             raise MissingDependency(f"{library}: espeak-ng finds no voice data; apt install espeak-ng-data")
         self.chunks: list[npt.NDArray[np.int16]] = []
         self.phones: list[tuple[int, str]] = []
         self._callback = _Callback(self._collect)  # kept: C holds only a pointer
-        self.library.espeak_SetSynthCallback(self._callback)
+        self.espeak.espeak_SetSynthCallback(self._callback)
 
     def _collect(
         self, wave: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]
@@ -132,7 +132,7 @@ class _Espeak:
     def say(self, text: str, voice: Voice) -> npt.NDArray[np.int16]:
         self.chunks.clear()
         self.phones.clear()
-        if self.library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+        if self.espeak.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise MissingDependency(f"espeak-ng has no voice {voice.name!r}; install espeak-ng-data 1.51 or newer")
         for parameter, value in (
             (_RATE, voice.rate),
@@ -140,10 +140,10 @@ class _Espeak:
             (_PITCH, voice.pitch),
             (_RANGE, voice.pitch_range),
         ):
-            self.library.espeak_SetParameter(parameter, value, 0)
+            self.espeak.espeak_SetParameter(parameter, value, 0)
         data = text.encode()
-        self.library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
-        self.library.espeak_Synchronize()
+        self.espeak.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
+        self.espeak.espeak_Synchronize()
         return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
 
 
