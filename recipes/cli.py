@@ -35,7 +35,7 @@ COMMANDS = {
     "listen": Command("listen", "a microphone to text, live"),
     "evaluate": Command("evaluate", "word errors, delay and speed over a manifest"),
     "models": Command("models", "list, inspect and convert models"),
-    "bench": Command("bench", "speed against other implementations, side by side"),
+    "bench asr": Command("bench.asr", "the recogniser's speed beside transformers', in one run"),
     "sample": Command("sample", "make a sentence of synthetic speech to try things with"),
     "train asr": Command("train.asr.train", "train a recogniser"),
     "data synthesize": Command("data.synthesize", "make synthetic speech to train on"),

@@ -56,7 +56,7 @@ class ChatTemplate:
             from jinja2 import TemplateError
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as e:
-            raise MissingDependency("chat templates need jinja2; install vivavoce[llm]") from e
+            raise MissingDependency("chat templates need jinja2; install jinja2") from e
 
         def refuse(message: str) -> NoReturn:
             raise TemplateError(message)

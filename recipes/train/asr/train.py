@@ -7,6 +7,7 @@ the last checkpoint of its run folder. What it exports is the average of the wei
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import random
 import signal
@@ -32,7 +33,7 @@ from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.timed import CLASSES, LABELS_A_FRAME, TimedSpeech
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
-from vivavoce.speech.checkpoint import save
+from vivavoce.speech.checkpoint import load, save
 from vivavoce.speech.config import parse
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.nn.encoder import EncoderConfig
@@ -60,15 +61,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer
+    """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; tokenizer,
+    encoder and transducer then stay unset. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer
     a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss is between_weight. timed: for so many
     steps at the beginning the data is synthetic speech with known phone times, in batches of timed_seconds, and the
     loss names the phone of every 40 ms besides (see recipes/data/timed.py)."""
 
     name: str
-    tokenizer: str
     data: DataConfig
-    encoder: EncoderConfig
+    start: str = ""
+    tokenizer: str = ""
+    encoder: EncoderConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     spec_augment: SpecAugment = field(default_factory=SpecAugment)
     lookaheads: tuple[int, ...] = LOOKAHEADS
@@ -82,6 +85,24 @@ class TrainConfig:
     save_minutes: float = 5.0
     measure_steps: int = 1000
 
+    def __post_init__(self) -> None:
+        shape = bool(self.tokenizer and self.encoder)
+        if shape == bool(self.start) or (self.start and (self.tokenizer or self.encoder or self.transducer)):
+            raise BadConfig(f"{self.name}: give either `start`, a model to go on from, or `tokenizer` and [encoder]")
+
+    def begin(self, root: Path) -> tuple[AsrModel, Tokenizer]:
+        """The model before its first step. Raises what reading `start` or the tokenizer raises."""
+        if self.start:
+            loaded = load(self.start)
+            config = dataclasses.replace(loaded.model.config, name=self.name, lookaheads=self.lookaheads)
+            model = AsrModel(config)
+            model.load_state_dict(loaded.model.state_dict())
+            return model, loaded.tokenizer
+        assert self.encoder is not None
+        tokenizer = Tokenizer.from_file(str(root / self.tokenizer))
+        return AsrModel(AsrConfig(self.name, self.encoder, tokenizer.get_vocab_size(), transducer=self.transducer,
+                                  lookaheads=self.lookaheads)), tokenizer
+
 
 class Trainer:
     """Everything a run needs, and `step` to move it on; `state` and `load` make it resumable from any step."""
@@ -89,13 +110,11 @@ class Trainer:
     def __init__(self, config: TrainConfig, root: Path, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device, self.step_count = config, device, 0
-        self.tokenizer = Tokenizer.from_file(str(root / config.tokenizer))
-        pieces = self.tokenizer.get_vocab_size()
-        self.model = AsrModel(AsrConfig(config.name, config.encoder, pieces, transducer=config.transducer,
-                                            lookaheads=config.lookaheads)).to(device)
+        model, self.tokenizer = config.begin(root)
+        self.model, width = model.to(device), model.config.encoder.width
         self.model.encoder.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.between = CtcHead(config.encoder.width, pieces).to(device) if config.between >= 0 else None
-        self.phones = nn.Linear(config.encoder.width, LABELS_A_FRAME * CLASSES).to(device)
+        self.between = CtcHead(width, model.config.pieces).to(device) if config.between >= 0 else None
+        self.phones = nn.Linear(width, LABELS_A_FRAME * CLASSES).to(device)
         self.parameters = [p for m in (self.model, self.between, self.phones) if m is not None for p in m.parameters()]
         decay = [p for p in self.parameters if p.dim() > 1]
         rest = [p for p in self.parameters if p.dim() <= 1]

@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 def make_config(**changes: object) -> TrainConfig:
     data = DataConfig(batches=BatchConfig(seconds=3.0, buckets=2), dev=("tones",), noise_share=0.0)
     encoder = EncoderConfig(width=16, layers=2, heads=2, hidden=32, channels=4, dropout=0.0)
-    plain = TrainConfig("tones", "tokenizer.json", data, encoder, OptimizerConfig(rate=3e-3, steps=8, warmup=2),
+    plain = TrainConfig("tones", data, "", "tokenizer.json", encoder, OptimizerConfig(rate=3e-3, steps=8, warmup=2),
                         between=0, measure_steps=8, transducer=TransducerConfig(hidden=8, layers=1))
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -122,6 +122,19 @@ def quiet():  # type: ignore[no-untyped-def]
     from vivavoce.recipes.data.augment import AugmentConfig
 
     return AugmentConfig(speed=0.0, room=0.0, rooms=1, noise=0.0, babble=0.0, telephone=0.0, codec=0.0, clipping=0.0)
+
+
+def test_it_goes_on_from_a_model_and_its_tokenizer(root: Path) -> None:
+    first = Run(make_config(), root, root / "first", torch.device("cpu"))
+    first.train()
+    onward = dataclasses.replace(make_config(), start=str(root / "first" / "export"), tokenizer="", encoder=None,
+                                 transducer=None)
+    second = Trainer(onward, root, torch.device("cpu"))
+    assert second.tokenizer.get_vocab() == first.trainer.tokenizer.get_vocab()
+    for name, weight in first.trainer.averaged().state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], weight, rtol=0, atol=2e-3)
+    with pytest.raises(BadConfig, match="either `start`"):
+        dataclasses.replace(onward, tokenizer="tokenizer.json")
 
 
 def test_the_rate_warms_up_holds_and_falls_to_nothing(root: Path) -> None:

@@ -1,26 +1,20 @@
-"""`vivavoce bench`: our figures beside the peers', measured in one run on this machine, as ratios.
+"""`vivavoce bench asr`: the streaming FastConformer encoder beside transformers' own, in one run on this machine.
 
-`asr` takes transformers' streaming FastConformer encoder and ours with the same random weights, steps both over the
-same chunks in turn, and checks that they give the same before it times them. Rows go to a table or to JSON.
+Both get the same random weights and step over the same chunks in turn; that they give the same is checked before they
+are timed.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from vivavoce.speech import hub
@@ -28,27 +22,12 @@ from vivavoce.speech.errors import MissingDependency, MissingDevice
 from vivavoce.speech.foreign import rename
 from vivavoce.speech.nn.encoder import SUBSAMPLING, Encoder, EncoderConfig
 from vivavoce.speech.nn.packed import PRECISIONS, PackedLinear, Precision, prepare
-from vivavoce.streaming.errors import VivaVoceError
+
+from .report import Different, Row, in_turn, run
 
 FRAME_MS = 80
 OFFLINE_LOOKAHEAD = 69
 BOUND = 1e-4  # in fp32, ours and theirs may differ by rounding only
-
-
-class Different(VivaVoceError):
-    """Ours and the peer's do not give the same, so their times cannot be compared."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """ratio: above 1 where ours is better; difference: largest |ours - theirs| over the largest |theirs|, in output."""
-
-    case: str
-    ours: float
-    theirs: float
-    unit: str
-    ratio: float
-    difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,45 +53,7 @@ QUICK = Plan(chunks_of_many=(7,), seconds=0.5, repeats=3, recording=10, recordin
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad usage; raises VivaVoceError for what the user can put right."""
-    parser = argparse.ArgumentParser(prog="vivavoce bench", description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=sorted(BENCHES), help="which figures")
-    parser.add_argument("--quick", action="store_true", help="fewer cases and rounds: within 50 s on 2 cores")
-    parser.add_argument("--json", action="store_true", help='print {"rows": [...]} and nothing else')
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the CPU (default: %(default)s)")
-    args = parser.parse_args(argv)
-    if args.threads < 1:
-        parser.error("--threads must be at least 1")
-    with threads(args.threads):
-        rows = BENCHES[args.what](QUICK if args.quick else Plan())
-    if args.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows]}))
-    else:
-        Console().print(table(rows, f"vivavoce bench {args.what}, {args.threads} CPU threads"))
-    return 0
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def table(rows: Sequence[Row], title: str) -> Table:
-    out = Table("case", "ours", "theirs", "unit", "ratio", "max |Δ|", title=title)
-    for row in rows:
-        style = "bold" if "best" in row.case else None
-        difference = "" if row.difference is None else f"{row.difference:.0e}"
-        out.add_row(
-            row.case, f"{row.ours:.1f}", f"{row.theirs:.1f}", row.unit, f"{row.ratio:.2f}", difference, style=style
-        )
-    return out
-
-
-# --- asr ---------------------------------------------------------------------------------------------------------
+    return run("asr", __doc__.split("\n")[0], lambda quick: bench_asr(QUICK if quick else Plan()), argv)
 
 
 class Theirs:
@@ -218,7 +159,7 @@ def streaming_case(encoders: Encoders, plan: Plan, batch: int, chunk: int) -> Re
     contenders: list[Theirs | Ours] = [theirs, *ours.values()]
     steps = [partial(encoder.step, chunk_mel, lookahead) for encoder in contenders]
     linears = [o.linears_alone(chunk_mel, lookahead) for o in ours.values()]
-    t, *ms = in_turn([*steps, *linears], plan)
+    t, *ms = in_turn([*steps, *linears], plan.seconds, plan.repeats)
     alone = dict(zip(ours, ms[len(ours) :], strict=True))
     return Result(case, t, dict(zip(ours, ms, strict=False)), alone, differences)
 
@@ -232,7 +173,7 @@ def offline_case(encoders: Encoders, plan: Plan, batch: int) -> Result:
     case = f"encoder offline, {plan.recording} s, batch {batch}"
     check(case, differences)
     contenders: list[Theirs | Ours] = [theirs, *ours.values()]
-    t, *ms = in_turn([partial(encoder.offline, mel) for encoder in contenders], plan)
+    t, *ms = in_turn([partial(encoder.offline, mel) for encoder in contenders], plan.seconds, plan.repeats)
     return Result(case, t, dict(zip(ours, ms, strict=True)), {}, differences)
 
 
@@ -251,20 +192,6 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def noise(batch: int, frames: int, mels: int) -> Tensor:
     return torch.randn(batch, frames, mels, generator=torch.Generator().manual_seed(0))
-
-
-def in_turn(calls: Sequence[Callable[[], object]], plan: Plan) -> list[float]:
-    """Median milliseconds of each, measured round by round so that a busy moment of the machine meets all alike."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    end = time.perf_counter() + plan.seconds
-    while len(taken[0]) < plan.repeats or time.perf_counter() < end:
-        for call, times in zip(calls, taken, strict=True):
-            start = time.perf_counter()
-            call()
-            times.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(times) for times in taken]
 
 
 def build(config: EncoderConfig) -> Encoders:
@@ -300,6 +227,3 @@ def build_theirs(config: EncoderConfig) -> Any:
         sliding_window=config.left_context + 1, attention_bias=config.bias, convolution_bias=config.bias,
         scale_input=config.scale_input)  # fmt: skip
     return NemotronAsrStreamingEncoder(values).eval()
-
-
-BENCHES: dict[str, Callable[[Plan], list[Row]]] = {"asr": bench_asr}
