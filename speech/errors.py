@@ -21,6 +21,10 @@ class BadManifest(VivaVoceError, ValueError):
     """A manifest that is not the TSV the commands read."""
 
 
+class BadSpeech(VivaVoceError, ValueError):
+    """Text that cannot be spoken as it is written: unbalanced SSML, an unknown phone."""
+
+
 class MissingDevice(VivaVoceError, OSError):
     """No such microphone or loudspeaker, or it went away."""
 
