@@ -1,0 +1,286 @@
+"""The hearing room: one recogniser, many live sessions, one thread.
+
+PCM at 16 kHz comes in from sockets and uploads in pieces of any size and is held until a chunk can be computed; each
+step takes the chunks that are due, earliest deadline first. Words go out through each session's sink.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vivavoce.speech import audio
+from vivavoce.speech.asr.recognizer import Recognizer, Snapshot
+from vivavoce.speech.asr.words import Word
+from vivavoce.streaming.clock import Clock
+from vivavoce.streaming.engine import Slot
+from vivavoce.streaming.errors import UnknownSlot
+
+from .room import Busy, Room, Step
+
+log = logging.getLogger(__name__)
+
+Pcm = NDArray[np.float32]
+SLACK = 0.4  # seconds a live result may come after its chunk was there: 480 ms of lookahead then show within 1 s
+MEMORY = 2.0  # seconds after which half of a measured lag is forgotten
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one step gave a session: `words` are final, `tail` may still change, at_sample is how much it rests on.
+
+    taken: samples that left the session's queue, pushed but not yet heard before; last: nothing comes after this.
+    """
+
+    at_sample: int
+    words: tuple[Word, ...]
+    tail: str
+    taken: int
+    lag: float
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Deaf:
+    """The model failed on this session, which has ended; its words so far stand."""
+
+    error: Exception
+
+
+Sink = Callable[[Heard | Deaf], None]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A session outside the room, to go on later: what the recogniser knew and the audio it had not yet heard."""
+
+    recognizer: Snapshot
+    audio: Pcm
+    frames: int
+    taken: int
+
+
+@dataclass(eq=False)
+class Hearing:
+    """A session in the room. Every method may be called from any thread; what they ask for happens on the room's."""
+
+    room: HearingRoom
+    sink: Sink
+    lookahead: int
+    slot: Slot | None = None
+    queue: deque[Pcm] = field(default_factory=deque)
+    held: int = 0  # samples in the queue
+    arrived: float = 0.0  # when the newest of them came
+    taken: int = 0  # samples given to the recogniser
+    frames: int = 0  # encoder frames computed
+    began: float | None = None  # when its sample 0 would have been said, were it said live
+    ending: bool = False
+    closed: bool = False
+
+    def push(self, pcm: Pcm) -> None:
+        """(n,) float32 at 16 kHz, in [-1, 1]; any n. What comes after `finish` is not heard.
+
+        Raises BadAudio for samples that `audio.check` refuses.
+        """
+        checked = audio.check(pcm).numpy()
+        self.room.post(lambda: self._push(checked))
+
+    def finish(self) -> None:
+        """No more audio: the last words follow, then a `Heard` that is `last`."""
+        self.room.post(self._finish)
+
+    def set_lookahead(self, lookahead: int) -> None:
+        """From the next chunk on, in encoder frames of 80 ms."""
+        self.room.post(lambda: self._set_lookahead(lookahead))
+
+    def close(self) -> None:
+        """Leave, whatever is still queued; twice is once. What is on its way may still reach the sink."""
+        self.room.post(self.leave)
+
+    def keep(self) -> Future[Kept]:
+        """Leave with everything needed to go on: `HearingRoom.open(kept=...)`."""
+        return self.room.ask(self._keep)
+
+    def _push(self, pcm: Pcm) -> None:
+        if self.closed or self.ending or not len(pcm):
+            return
+        self.queue.append(pcm)
+        self.held += len(pcm)
+        self.arrived = self.room.now()
+        if self.began is None:
+            self.began = self.arrived
+
+    def _finish(self) -> None:
+        self.ending = True
+        self.arrived = self.room.now()
+
+    def _set_lookahead(self, lookahead: int) -> None:
+        self.lookahead = lookahead
+        if self.slot is not None:
+            self.room.recognizer.set_lookahead(self.slot, lookahead)
+
+    def leave(self) -> None:
+        """On the room's thread."""
+        if not self.closed:
+            self.closed = True
+            self.queue.clear()
+            self.room.dismiss(self)
+
+    def _keep(self) -> Kept:
+        """Raises UnknownSlot for a session that has ended."""
+        if self.closed:
+            raise UnknownSlot("the session has ended; open a new one")
+        taken, snapshot = self.taken, self.room.recognizer.snapshot(_slot(self))
+        kept = Kept(snapshot, self.take(self.held), self.frames, taken)
+        self.leave()
+        return kept
+
+    @property
+    def wanted(self) -> int:
+        """Samples the next chunk still needs."""
+        return self.room.boundary(self.frames, self.lookahead) - self.taken
+
+    @property
+    def due(self) -> bool:
+        """Whether a step would do something for it."""
+        return not self.closed and (self.ending or self.held >= self.wanted)
+
+    @property
+    def ready_at(self) -> float:
+        """When its chunk could have been computed had it come at the speed of speech: a client that sends faster gets
+        what time is left over and takes none from those that speak."""
+        said = (self.began or 0.0) + self.room.clock.seconds(self.taken + min(self.wanted, self.held))
+        return max(self.arrived, said)
+
+    @property
+    def deadline(self) -> float:
+        """When its next chunk comes."""
+        return self.ready_at + self.room.clock.seconds(self.room.clock.chunk_samples(self.lookahead))
+
+    def take(self, samples: int) -> Pcm:
+        """The oldest samples of the queue, as many as there are of those asked for."""
+        parts: list[Pcm] = []
+        while samples and self.queue:
+            part = self.queue.popleft()
+            if len(part) > samples:
+                self.queue.appendleft(part[samples:])
+                part = part[:samples]
+            parts.append(part)
+            samples -= len(part)
+        out = np.concatenate([np.zeros(0, np.float32), *parts])
+        self.held -= len(out)
+        self.taken += len(out)
+        return out
+
+
+class HearingRoom(Room):
+    """One recogniser for all its slots. batch: sessions in one step at most; slack: lag from which nobody more is let
+    in while others are served."""
+
+    def __init__(self, recognizer: Recognizer, *, name: str = "hearing", batch: int | None = None, slack: float = SLACK,
+                 gather: float = 0.0, now: Callable[[], float] = time.monotonic,
+                 observe: Callable[[Step], None] = lambda step: None) -> None:  # fmt: skip
+        """Raises BadCheckpoint for a recogniser that cannot stream."""
+        super().__init__(name, recognizer.engine.free, gather=gather, now=now, observe=observe)
+        self.recognizer, self.slack = recognizer, slack
+        self.batch = batch or self.places
+        self.clock: Clock = recognizer.clock
+        self._inside: list[Hearing] = []
+        self._lag, self._lag_at = 0.0, 0.0
+
+    def open(self, sink: Sink, *, lookahead: int = 6, kept: Kept | None = None) -> Hearing:
+        """Start a session, fresh or from one that was kept. Raises Busy, with a hint when to try again; Closed."""
+        if self._taken and self.lag > self.slack:
+            raise Busy(f"this server is {self.lag:.1f} s behind with the sessions it has; try again in a few seconds",
+                       retry_after=max(1.0, MEMORY))  # fmt: skip
+        self.enter()
+        hearing = Hearing(self, sink, lookahead)
+        if kept:
+            hearing.lookahead, hearing.frames, hearing.taken = kept.recognizer.lookahead, kept.frames, kept.taken
+        self.post(lambda: self.admit(hearing, kept))
+        if kept:
+            hearing.push(kept.audio)
+        return hearing
+
+    @property
+    def lag(self) -> float:
+        """Seconds live results came late of late; it fades."""
+        return float(self._lag * 0.5 ** ((self.now() - self._lag_at) / MEMORY))
+
+    def boundary(self, frames: int, lookahead: int) -> int:
+        """The samples from which a chunk after so many encoder frames can be computed."""
+        return frames * self.clock.frame + self.clock.worst_delay(lookahead) - self.clock.frame
+
+    def tick(self) -> bool:
+        rows = self._choose()
+        if not rows:
+            return False
+        began = self.now()
+        ready = [row.ready_at for row in rows]
+        final = [row for row in rows if row.ending and row.held <= row.wanted]
+        fed = {row: row.take(row.wanted) for row in rows}
+        try:
+            with torch.no_grad():
+                updates = self.recognizer.step({_slot(row): torch.from_numpy(pcm) for row, pcm in fed.items()},
+                                               [_slot(row) for row in final])  # fmt: skip
+        except Exception as e:  # whatever the model raises ends these sessions, not the room
+            log.exception("a step of the %s room failed for %d sessions", self.name, len(rows))
+            for row in rows:
+                self.fail(row, e)
+            return True
+        done = self.now()
+        late = [max(0.0, done - at) for at in ready]
+        self._note(max(late), done)
+        self.observe(Step(self.name, len(rows), done - began, max(late)))
+        for row, lag in zip(rows, late, strict=True):
+            row.frames += row.lookahead + 1
+            update, heard = updates[_slot(row)], self.recognizer.heard(_slot(row))
+            row.sink(Heard(heard, update.stable, update.tail, len(fed[row]), lag, row in final))
+            if row in final:
+                row.leave()
+        return True
+
+    def _choose(self) -> list[Hearing]:
+        """The sessions of the next step: one lookahead, that of the earliest deadline. Those ahead of the time at which
+        their audio would have been said wait while anybody else is due."""
+        due = sorted((h for h in self._inside if h.due), key=lambda h: h.deadline)
+        now = self.now()
+        live = [h for h in due if h.ready_at <= now] or due
+        return [h for h in live if h.lookahead == live[0].lookahead][: self.batch]
+
+    def _note(self, lag: float, now: float) -> None:
+        self._lag, self._lag_at = max(lag, self.lag), now
+
+    def admit(self, hearing: Hearing, kept: Kept | None) -> None:
+        try:
+            snapshot = kept.recognizer if kept else None
+            hearing.slot = self.recognizer.open(lookahead=hearing.lookahead, snapshot=snapshot)
+        except Exception as e:
+            self.leave()
+            hearing.closed = True
+            hearing.sink(Deaf(e))
+        else:
+            self._inside.append(hearing)
+
+    def fail(self, hearing: Hearing, error: Exception) -> None:
+        hearing.leave()
+        hearing.sink(Deaf(error))
+
+    def dismiss(self, hearing: Hearing) -> None:
+        """Let go of a session's slot."""
+        self._inside.remove(hearing)
+        self.recognizer.close(_slot(hearing))
+        self.leave()
+
+
+def _slot(hearing: Hearing) -> Slot:
+    assert hearing.slot is not None, "a session is stepped only once it is seated"
+    return hearing.slot
