@@ -29,7 +29,7 @@ _ORDINALS = {
 _FRACTIONS = {"½": " and a half", "¼": " and a quarter", "¾": " and three quarters"}
 _UNITS = {"$": ("dollar", "cent"), "£": ("pound", "pence"), "€": ("euro", "cent"), "¥": ("yen", "sen")}
 _CALENDAR = "january february march april may june july august september october november december"
-_MONTHS = _CALENDAR.split()
+MONTHS = _CALENDAR.split()
 _SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "@": "at", "=": "equals", "°": "degrees"}
 _ABBREVIATIONS = {
     "mr": "mister",
@@ -43,7 +43,7 @@ _ABBREVIATIONS = {
     "sr": "senior",
 }
 # Only with a capital and a full stop: as bare words these mean something else.
-_TITLES = {
+TITLES = {
     "Capt": "captain",
     "Col": "colonel",
     "Gen": "general",
@@ -75,7 +75,7 @@ _FOLD = str.maketrans(
     }
 )
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
-_MONTH = "|".join(_MONTHS) + "|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
+_MONTH = "|".join(MONTHS) + "|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 
 
 def cardinal(number: int) -> str:
@@ -158,7 +158,7 @@ def _time(m: re.Match[str]) -> str:
 
 def _date(m: re.Match[str]) -> str:
     name = m["month"].lower()
-    month = next(full for full in _MONTHS if full.startswith(name[:3]))
+    month = next(full for full in MONTHS if full.startswith(name[:3]))
     day = int(m["day"])
     if not 1 <= day <= 31:
         return m[0]
@@ -169,7 +169,7 @@ def _slashed_date(m: re.Match[str]) -> str:
     month, day = int(m["month"]), int(m["day"])
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return m[0]
-    return f" {_MONTHS[month - 1]} {ordinal(day)} {year(int(m['year']))} "
+    return f" {MONTHS[month - 1]} {ordinal(day)} {year(int(m['year']))} "
 
 
 def _code(m: re.Match[str]) -> str:
@@ -182,7 +182,7 @@ def _decade(m: re.Match[str]) -> str:
 
 
 def _title(m: re.Match[str]) -> str:
-    return _TITLES[m[1]] + " "
+    return TITLES[m[1]] + " "
 
 
 _Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
@@ -195,7 +195,7 @@ def _rule(pattern: str, repl: str | Callable[[re.Match[str]], str], flags: re.Re
 _CASED: tuple[_Rule, ...] = (
     _rule(r"\bSt\.?\s+(?=[A-Z])", "saint ", re.RegexFlag(0)),
     _rule(r"\bSt\.", "street ", re.RegexFlag(0)),
-    _rule(rf"\b({'|'.join(_TITLES)})\.", _title, re.RegexFlag(0)),
+    _rule(rf"\b({'|'.join(TITLES)})\.", _title, re.RegexFlag(0)),
     _rule(r"\bNo\.\s*(?=\d)", "number ", re.RegexFlag(0)),
 )
 # The order counts: each rule eats what a later, more general one would misread.
