@@ -27,15 +27,17 @@ _NEVER_END = frozenset(["e.g", "i.e", "cf", "vs", "mr", "mrs", "ms", "dr", "drs"
                         *map(str.lower, TITLES)]) - {"co", "inc", "ltd", "esq", "ave", "blvd", "rd"}
 _MAY_END = frozenset(["etc", "jr", "sr", "co", "inc", "ltd", "esq", "ave", "blvd", "rd", "no", "ph.d", "approx"])
 # words that hold on to the next one, and words that begin something new
-_BINDERS = frozenset("""
+_BINDERS_TEXT = """
 a an the this that these those my your his her its our their of to in on at by for from with and or but as is are was
 were be been have has had do does did will would can could should must may might not no very so too more most i you he
 she we they it who which what when where if than into over under about mr mrs dr every each some any
-""".split())
-_STARTERS = frozenset("""
+"""
+_BINDERS = frozenset(_BINDERS_TEXT.split())
+_STARTERS_TEXT = """
 and or but that which who when where while because if as than for of to in on at by with from into over under about
 after before between through during without is are was were has have had will would can could should must may might
-""".split())
+"""
+_STARTERS = frozenset(_STARTERS_TEXT.split())
 
 
 @dataclass(frozen=True)

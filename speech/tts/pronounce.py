@@ -17,14 +17,17 @@ from .ipa import from_ipa
 from .phones import VOWELS
 from .spelling import LETTERS, guess
 
-_VERBISH = frozenset("""
+_VERBISH_TEXT = """
 to will would can could shall should must may might not don't didn't doesn't won't can't couldn't wouldn't i you we they
 who let's please i'll you'll we'll they'll i'd you'd we'd they'd and
-""".split())
-_NOUNISH = frozenset("""
+"""
+_VERBISH = frozenset(_VERBISH_TEXT.split())
+_NOUNISH_TEXT = """
 a an the this that these those my your his her its our their no some any each every another one of in
-""".split())
-_HAVING = frozenset("have has had having was were been be is are i've we've they've you've".split())
+"""
+_NOUNISH = frozenset(_NOUNISH_TEXT.split())
+_HAVING_TEXT = "have has had having was were been be is are i've we've they've you've"
+_HAVING = frozenset(_HAVING_TEXT.split())
 # word: (as a rule, after words that verbs follow, after words that nouns follow, after have and be); "" is as a rule
 _TWOFOLD = {
     "read": ("R EH1 D", "R IY1 D", "R IY1 D", "R EH1 D"),

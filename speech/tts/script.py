@@ -19,7 +19,7 @@ from .pronounce import dictionary, pronounce
 from .ssml import Reader
 
 _MOST = 10  # written words that are read as one thing: "the 2nd of May, 1999"
-_SPELLED = frozenset("US AI IT ID AM PM EU UN PC TV CD DVD OS IQ".split())
+_SPELLED = {"US", "AI", "IT", "ID", "AM", "PM", "EU", "UN", "PC", "TV", "CD", "DVD", "OS", "IQ"}
 _CAPITALS = re.compile(r"\b[A-Z]{2,6}(?=s?\b)")
 
 
