@@ -1,0 +1,82 @@
+"""The application: every route of the server, behind its guard, for one house of rooms.
+
+uvicorn runs it (see `recipes.serve`, which also says where the models come from).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vivavoce.speech.errors import MissingDependency
+from vivavoce.streaming.errors import VivaVoceError
+
+from . import http, page
+from .guard import Guard, Limits, Refusal, Refused
+from .house import House
+from .rooms.room import Busy, Closed
+
+log = logging.getLogger(__name__)
+
+
+def build(house: House, limits: Limits | None = None) -> Starlette:
+    """house: its rooms start and stop with the application."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        with house:
+            yield
+
+    def refused(code: str) -> None:
+        house.metrics.refused.labels(code).inc()
+
+    guard = Middleware(Guard, limits=limits or Limits(), needs_key=http.needs_key, refused=refused)
+    return Starlette(
+        routes=[*http.routes(house), *page.routes()],
+        middleware=[guard],
+        exception_handlers={
+            Refused: _turned_down,
+            VivaVoceError: _user_error,
+            HTTPException: _plain,
+            Exception: _fault,
+        },
+        lifespan=lifespan,
+    )
+
+
+def _response(refusal: Refusal) -> Response:
+    return Response(refusal.body(), refusal.status, refusal.headers())
+
+
+async def _turned_down(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _response(error.refusal)
+
+
+async def _user_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, Busy | Closed):
+        return _response(Refusal(503, "server_error", "server_full", str(error), error.retry_after))
+    if isinstance(error, MissingDependency):
+        return _response(Refusal(415, "invalid_request_error", "unsupported_media_type", str(error)))
+    return _response(Refusal(400, "invalid_request_error", "invalid_value", str(error)))
+
+
+async def _plain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = f" ({error.detail})" if error.detail != phrase else ""
+    message = f"{request.method} {request.url.path}: {phrase}{detail}"
+    return _response(Refusal(error.status_code, "invalid_request_error", phrase.lower().replace(" ", "_"), message))
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _response(Refusal(500, "server_error", "internal_error", "the server made a mistake; its log says which"))

@@ -1,0 +1,93 @@
+"""The house: the rooms of one server and what they share, started and stopped together.
+
+`recipes.serve` builds it from what was asked for; the endpoints and the realtime sessions use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+from vivavoce.speech.asr.recognizer import Recognizer
+from vivavoce.speech.vad import Vad
+
+from .metrics import Metrics
+from .rooms.hearing import HearingRoom
+from .rooms.room import Room
+from .rooms.speaking import SpeakingRoom, Synthesizer
+from .rooms.voice import VoiceRoom
+
+HEARS = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-latest", "gpt-realtime-whisper")
+SPEAKS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+TALKS = ("gpt-realtime", "gpt-realtime-mini", "gpt-4o-realtime-preview", "gpt-4o-mini-realtime-preview")
+
+
+@dataclass
+class House:
+    """hearing: live sessions; voice: who is speaking in them; files: uploads, on the same weights and a thread of their
+    own, so that they do not hold up who is speaking; speaking: none without a voice. model, speaker: their names."""
+
+    model: str
+    hearing: HearingRoom
+    voice: VoiceRoom
+    files: HearingRoom
+    speaking: SpeakingRoom | None = None
+    speaker: str = ""
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        model: str,
+        recognizer: Callable[[int], Recognizer],
+        vad: Vad,
+        *,
+        places: int,
+        uploads: int = 2,
+        batch: int | None = None,
+        gather: float = 0.0,
+        synthesizer: Synthesizer | None = None,
+        voices: int = 1,
+        speaker: str = "",
+    ) -> Self:
+        """recognizer: makes one of so many slots; places: live sessions at once; uploads: files at once; batch,
+        gather: see `HearingRoom`; voices: the synthesizer's slots. Raises BadCheckpoint for a model that cannot stream.
+        """
+        metrics = Metrics()
+        house = cls(
+            model,
+            HearingRoom(recognizer(places), batch=batch, gather=gather, observe=metrics.step),
+            VoiceRoom(vad, places, observe=metrics.step),
+            HearingRoom(recognizer(uploads), name="files", observe=metrics.step),
+            SpeakingRoom(synthesizer, voices, observe=metrics.step) if synthesizer else None,
+            speaker,
+            metrics,
+        )
+        for room in house.rooms:
+            metrics.watch(room)
+        return house
+
+    @property
+    def rooms(self) -> list[Room]:
+        return [self.hearing, self.voice, self.files, *([self.speaking] if self.speaking else [])]
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The models there are, and the names of others' under which clients may ask for them."""
+        there = {self.model: HEARS}
+        if self.speaking:
+            there[self.speaker] = (*SPEAKS, *TALKS)
+        return there
+
+    def knows(self, name: str) -> bool:
+        return any(name == own or name in others for own, others in self.names().items())
+
+    def __enter__(self) -> Self:
+        for room in self.rooms:
+            room.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for room in self.rooms:
+            room.stop()

@@ -1,0 +1,190 @@
+"""The voice room: who is speaking. One voice-activity network and one end-of-utterance rule for all, on one thread.
+
+The same PCM at 16 kHz that goes to the hearing room comes in here as well, on a thread of its own, so that speech is
+noticed within a few windows of 32 ms while the recogniser is busy. Turn events go out through each session's sink.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vivavoce.speech.turn import Turn, TurnConfig, TurnEvent, TurnState
+from vivavoce.speech.vad import WINDOW, Vad, VadState
+from vivavoce.streaming.engine import Engine, Slot
+from vivavoce.streaming.state import slots_tensor
+
+from .room import Room, Step
+
+log = logging.getLogger(__name__)
+
+GATHER = 0.02  # seconds: a window is 32 ms, and a step costs nearly the same for one session as for ten
+WINDOWS = 16  # of one session in one step, so that one who sends faster than speech does not keep the others waiting
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What the windows up to at_sample held: events in order, and the last window's probability of speech."""
+
+    at_sample: int
+    events: tuple[TurnEvent, ...]
+    probability: float
+
+
+@dataclass(frozen=True)
+class Mute:
+    """The network failed on this session, which has ended."""
+
+    error: Exception
+
+
+Sink = Callable[[Voice | Mute], None]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A session outside the room, to go on later."""
+
+    vad: VadState
+    turn: TurnState
+    audio: NDArray[np.float32]
+    at_sample: int
+    changed_at: int
+
+
+@dataclass(eq=False)
+class Watching:
+    """A session in the room. Its methods may be called from any thread."""
+
+    room: VoiceRoom
+    sink: Sink
+    slot: Slot | None = None
+    held: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    at_sample: int = 0
+    changed_at: int = 0
+    closed: bool = False
+
+    def push(self, pcm: NDArray[np.float32]) -> None:
+        """(n,) float32 at 16 kHz, any n."""
+        self.room.post(lambda: self._push(pcm))
+
+    def changed(self, at_sample: int) -> None:
+        """The recogniser's text changed when it had heard so many samples: an utterance does not end on that heel."""
+        self.room.post(lambda: setattr(self, "changed_at", max(self.changed_at, at_sample)))
+
+    def configure(self, config: TurnConfig) -> None:
+        """From the next window on."""
+        self.room.post(lambda: self.room.configure(self, config))
+
+    def close(self) -> None:
+        self.room.post(self.leave)
+
+    def keep(self) -> Future[Kept]:
+        """Leave with everything needed to go on."""
+        return self.room.ask(self._keep)
+
+    def leave(self) -> None:
+        """On the room's thread."""
+        if not self.closed:
+            self.closed = True
+            self.room.dismiss(self)
+
+    def _push(self, pcm: NDArray[np.float32]) -> None:
+        if not self.closed:
+            self.held = np.concatenate([self.held, pcm])
+
+    def _keep(self) -> Kept:
+        vad, turn = self.room.snapshot(self)
+        self.leave()
+        return Kept(vad, turn, self.held, self.at_sample, self.changed_at)
+
+
+class VoiceRoom(Room):
+    """places: how many sessions fit."""
+
+    def __init__(self, vad: Vad, places: int, *, gather: float = GATHER, now: Callable[[], float] = time.monotonic,
+                 observe: Callable[[Step], None] = lambda step: None) -> None:  # fmt: skip
+        super().__init__("voice", places, gather=gather, now=now, observe=observe)
+        self._engine: Engine[VadState] = Engine(vad, places)
+        self._turn = Turn()
+        self._turns = self._turn.init_state(places)
+        self._inside: list[Watching] = []
+
+    def open(self, sink: Sink, config: TurnConfig | None = None, *, kept: Kept | None = None) -> Watching:
+        """Raises Busy, Closed."""
+        self.enter()
+        watching = Watching(self, sink)
+        if kept:
+            watching.held, watching.at_sample, watching.changed_at = kept.audio, kept.at_sample, kept.changed_at
+        self.post(lambda: self.admit(watching, config, kept))
+        return watching
+
+    def tick(self) -> bool:
+        rows = [w for w in self._inside if len(w.held) >= WINDOW]
+        if not rows:
+            return False
+        began = self.now()
+        try:
+            results = self._step(rows)
+        except Exception as e:
+            log.exception("a step of the voice room failed for %d sessions", len(rows))
+            for row in rows:
+                row.leave()
+                row.sink(Mute(e))
+            return True
+        self.observe(Step(self.name, len(rows), self.now() - began))
+        for row, voice in zip(rows, results, strict=True):
+            row.sink(voice)
+        return True
+
+    def _step(self, rows: list[Watching]) -> list[Voice]:
+        feeds: dict[Slot, Tensor] = {}
+        for row in rows:
+            n = min(len(row.held) // WINDOW, WINDOWS) * WINDOW
+            feeds[_slot(row)], row.held = torch.from_numpy(row.held[:n]), row.held[n:]
+            row.at_sample += n
+        out = self._engine.step(feeds)
+        speech = [out[_slot(row)][0] for row in rows]
+        valid = torch.tensor([len(p) for p in speech])
+        padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
+        ends = torch.tensor([row.at_sample for row in rows])
+        after = (valid[:, None] - 1 - torch.arange(padded.shape[1])).clamp(min=0) * WINDOW
+        blank = (ends[:, None] - after - torch.tensor([row.changed_at for row in rows])[:, None]).clamp(min=0)
+        index = slots_tensor(*(_slot(row).index for row in rows))
+        turns = self._turns.take(index)
+        events = self._turn.step(padded, turns, valid, torch.zeros(len(rows), dtype=torch.bool), blank)
+        self._turns.copy_slots_(index, turns, torch.arange(len(rows)))
+        return [Voice(row.at_sample, tuple(e), float(p[-1])) for row, e, p in zip(rows, events, speech, strict=True)]
+
+    def admit(self, watching: Watching, config: TurnConfig | None, kept: Kept | None) -> None:
+        watching.slot = self._engine.open(snapshot=kept.vad if kept else None)
+        state = kept.turn if kept else Turn(config).init_state(1)
+        self._turns.copy_slots_(slots_tensor(watching.slot.index), state, slots_tensor(0))
+        self._inside.append(watching)
+
+    def configure(self, watching: Watching, config: TurnConfig) -> None:
+        if not watching.closed:
+            self._turns.configure_(_slot(watching).index, config)
+
+    def snapshot(self, watching: Watching) -> tuple[VadState, TurnState]:
+        """Raises UnknownSlot for a session that has ended."""
+        slot = _slot(watching)
+        return self._engine.snapshot(slot), self._turns.take(slots_tensor(slot.index))
+
+    def dismiss(self, watching: Watching) -> None:
+        self._inside.remove(watching)
+        self._engine.close(_slot(watching))
+        self.leave()
+
+
+def _slot(watching: Watching) -> Slot:
+    assert watching.slot is not None, "a session is stepped only once it is seated"
+    return watching.slot
