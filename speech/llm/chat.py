@@ -9,11 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vivavoce.speech import config as configs
 from vivavoce.speech.errors import BadCheckpoint, BadConfig, MissingDependency
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 FILE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 
@@ -54,24 +58,29 @@ class ChatTemplate:
         template reads. Raises BadConfig when the template refuses the messages, MissingDependency without jinja2."""
         try:
             from jinja2 import TemplateError
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as e:
             raise MissingDependency("chat templates need jinja2; install jinja2") from e
-
-        def refuse(message: str) -> NoReturn:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
         given = {"tools": None, "documents": None} | dict(self.tokens) | variables
         try:
-            template = environment.from_string(self.text)
-            return template.render(messages=messages, add_generation_prompt=reply, **given)
+            return _compiled(self.text).render(messages=messages, add_generation_prompt=reply, **given)
         except (TemplateError, TypeError, KeyError, ValueError, OverflowError) as e:
             raise BadConfig(f"the chat template refuses these messages: {e}") from e
+
+
+@lru_cache(maxsize=8)  # a turn is rendered again for every word that is heard
+def _compiled(text: str) -> Template:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return environment.from_string(text)
 
 
 def _to_json(

@@ -87,7 +87,8 @@ class Session:
     turn: the tokens since the last reply ended, the first `carried` of them left over from it, then the prompt, then
     from `prompt` on the reply; fed: how many of them the cache holds. At least the last one always waits, so that a
     reply begins with scores of the whole prompt at the cost of one token. answered: whether a reply was asked for since
-    the prompt last changed; left: tokens it may still have, 0 when none is running; ends: tokens that end it.
+    the prompt last changed; left: tokens it may still have, 0 when none is running; ends: tokens that end it; given: its
+    next tokens where they are known rather than drawn.
     """
 
     request: str
@@ -98,6 +99,7 @@ class Session:
     answered: bool = False
     left: int = 0
     ends: tuple[int, ...] = ()
+    given: list[int] = field(default_factory=list)
 
     @property
     def replying(self) -> bool:
@@ -188,8 +190,16 @@ class LlmEngine:
         self._take_back(slot, session, min(same, len(turn) - 1))
         session.turn, session.prompt, session.answered = turn, len(turn), False
 
-    def reply(self, slot: Slot, *, max_tokens: int = 256, ends: Sequence[int] | None = None) -> None:
-        """The prompt is complete: sample from here on. ends: tokens that end the reply, the model's own by default.
+    def reply(
+        self,
+        slot: Slot,
+        *,
+        max_tokens: int = 256,
+        ends: Sequence[int] | None = None,
+        given: Sequence[int] | None = None,
+    ) -> None:
+        """The prompt is complete: sample from here on. ends: tokens that end the reply, the model's own by default;
+        given: what to say first instead of drawing it, perhaps up to the end.
         Raises UnknownSlot, DoubledRequest, PromptTooLong when a cache that drops nothing is full, and ValueError when
         there is no prompt."""
         session = self._between_replies(slot)
@@ -203,7 +213,8 @@ class LlmEngine:
                 f"{session.request!r}: its cache of {limit} tokens is full; take tokens back, or open the engine with "
                 "a longer cache"
             )
-        session.prompt, session.answered = len(session.turn), True
+        self._check_tokens(session, given or ())
+        session.prompt, session.answered, session.given = len(session.turn), True, list(given or ())
         session.left, session.ends = max_tokens, self.model.decoder.config.ends if ends is None else tuple(ends)
 
     def cancel(self, slot: Slot, *, keep: int | None = None) -> None:
@@ -215,6 +226,10 @@ class LlmEngine:
             length = session.prompt + max(0, keep)
             self._take_back(slot, session, min(session.fed, length - 1))
             session.turn = session.turn[:length]
+
+    def waiting(self, slot: Slot) -> int:
+        """How many tokens of the session ticks have still to work on. Raises UnknownSlot."""
+        return self._session(slot).feedable
 
     def close(self, slot: Slot) -> None:
         """Raises UnknownSlot."""
@@ -280,7 +295,8 @@ class LlmEngine:
             tokens = sample(logits[finite], self._engine.state.sampler, index[finite]).tolist()
             going = [slot for slot in ready if slot in self._sessions]
             for slot, token in zip(going, tokens, strict=True):
-                events += self._emit(slot, token)
+                given = self._sessions[slot].given
+                events += self._emit(slot, given.pop(0) if given else token)
         return events
 
     def _emit(self, slot: Slot, token: int) -> list[Event]:
@@ -318,13 +334,8 @@ class LlmEngine:
 
     def _check(self, slot: Slot, session: Session, tokens: Sequence[int], kept: int, *, settled: int = 0) -> None:
         """Raises for tokens that cannot follow the first `kept` of the turn, when `settled` of those leave it."""
-        vocabulary, policy = self.model.decoder.config.vocabulary, self.model.policy
-        wrong = next((t for t in tokens if not 0 <= t < vocabulary), None)
-        if wrong is not None:
-            raise BadToken(
-                f"{session.request!r}: token {wrong} is not among the model's 0 to {vocabulary - 1}; the tokenizer "
-                "belongs to another model, or the model's vocabulary is still to be extended"
-            )
+        self._check_tokens(session, tokens)
+        policy = self.model.policy
         if policy.limit is None:
             length, room = kept - settled + len(tokens), policy.visible
         else:
@@ -333,6 +344,15 @@ class LlmEngine:
             raise PromptTooLong(
                 f"{session.request!r}: a prompt of {length} tokens does not fit the {room} that the cache can still "
                 "show; shorten it, or open the engine with a longer cache"
+            )
+
+    def _check_tokens(self, session: Session, tokens: Sequence[int]) -> None:
+        vocabulary = self.model.decoder.config.vocabulary
+        wrong = next((t for t in tokens if not 0 <= t < vocabulary), None)
+        if wrong is not None:
+            raise BadToken(
+                f"{session.request!r}: token {wrong} is not among the model's 0 to {vocabulary - 1}; the tokenizer "
+                "belongs to another model, or the model's vocabulary is still to be extended"
             )
 
     def _length(self, slot: Slot) -> int:
@@ -369,4 +389,4 @@ class _Whole:
 
 
 def _copy(session: Session, request: str) -> Session:
-    return dataclasses.replace(session, request=request, turn=list(session.turn))
+    return dataclasses.replace(session, request=request, turn=list(session.turn), given=list(session.given))
