@@ -19,7 +19,8 @@ from websockets.sync.client import ClientConnection, connect
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio", "--remote-debugging-port=0",
-    "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required", "--hide-scrollbars",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--hide-scrollbars",
+    "--autoplay-policy=no-user-gesture-required",
 ]  # fmt: skip
 SECONDS = 60  # that any one command may take, on a busy machine
 
@@ -35,14 +36,15 @@ def chromium() -> str:
 class Tab:
     """One page. `run` evaluates JavaScript, awaiting a promise; `until` waits for an expression to be true."""
 
-    def __init__(self, socket: ClientConnection, session: str) -> None:
-        self._socket, self._session, self._ids = socket, session, itertools.count(100)
+    _ids = itertools.count(1)  # of commands, one count for all tabs of a socket
+
+    def __init__(self, socket: ClientConnection, session: str | None = None) -> None:
+        self._socket, self._to = socket, {"sessionId": session} if session else {}
         self.errors: list[str] = []  # uncaught exceptions and console errors of the page
 
     def call(self, method: str, **params: object) -> Any:
         number = next(self._ids)
-        message = {"id": number, "sessionId": self._session, "method": method, "params": params}
-        self._socket.send(json.dumps(message))
+        self._socket.send(json.dumps({"id": number, "method": method, "params": params, **self._to}))
         while True:
             answer = json.loads(self._socket.recv(timeout=SECONDS))
             self._note(answer)
@@ -98,11 +100,29 @@ class Tab:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
+class Browser:
+    """A running Chromium. `open(url)` is a tab at the page there, loaded."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket, self._root = socket, Tab(socket)
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Tab]:
+        target = self._root.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self._root.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        tab = Tab(self._socket, session)
+        for domain in ("Page", "Runtime"):
+            tab.call(f"{domain}.enable")
+        tab.call("Page.navigate", url=url)
+        tab.until("document.readyState === 'complete' && globalThis.vivavoce !== undefined")
+        yield tab
+        self._root.call("Target.closeTarget", targetId=target)
+
+
 @contextmanager
-def browser(profile: Path, url: str, microphone: Path | None = None, *, allowed: bool = True) -> Iterator[Tab]:
-    """A tab at url; the microphone hears the WAV file over and over, or Chromium's own beeps."""
+def browser(profile: Path, microphone: Path | None = None) -> Iterator[Browser]:
+    """The microphone hears the WAV file once from when it is opened, or Chromium's own beeps."""
     flags = [*FLAGS, f"--user-data-dir={profile}"]
-    flags += ["--use-fake-ui-for-media-stream"] if allowed else ["--deny-permission-prompts"]
     flags += [f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else []
     env = os.environ | {"HOME": str(profile)}
     process = subprocess.Popen([chromium(), *flags, "about:blank"], stderr=subprocess.PIPE, text=True, env=env)
@@ -112,26 +132,7 @@ def browser(profile: Path, url: str, microphone: Path | None = None, *, allowed:
         if line is None:
             pytest.skip("chromium does not start here")
         with connect(line.split()[-1], max_size=None) as socket:
-            yield _open(socket, url)
+            yield Browser(socket)
     finally:
         process.kill()
         process.communicate()
-
-
-def _open(socket: ClientConnection, url: str) -> Tab:
-    root = Tab(socket, "")
-
-    def call(number: int, method: str, **params: object) -> Any:
-        socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while True:
-            answer = json.loads(socket.recv(timeout=SECONDS))
-            if answer.get("id") == number:
-                return answer["result"]
-
-    target = call(1, "Target.createTarget", url="about:blank")["targetId"]
-    root = Tab(socket, call(2, "Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
-    for domain in ("Page", "Runtime"):
-        root.call(f"{domain}.enable")
-    root.call("Page.navigate", url=url)
-    root.until("document.readyState === 'complete' && globalThis.vivavoce !== undefined")
-    return root

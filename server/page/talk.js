@@ -16,6 +16,7 @@ export class Talk {
     this.interruptions = []; // {outcome, paused: ms from the user's first sound to silence, noticed: from the server's word}
     this.silentSince = null; // when the user's last words ended
     this.timed = new Set(); // replies whose first sound was timed
+    this.last = null; // the player's last word on how a reply ended
   }
 
   get speaking() {
@@ -97,6 +98,7 @@ export class Talk {
   /** What the player says of itself. */
   report({ what, item, played }) {
     if (what === "paused" || what === "cleared") this.silent();
+    if (what === "finished" || what === "cleared") this.last = { what, item, played };
     if (what === "cleared" && item !== null) {
       const audio_end_ms = Math.floor(played / 24);
       this.send({ type: "conversation.item.truncate", item_id: item, content_index: 0, audio_end_ms });

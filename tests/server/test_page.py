@@ -1,0 +1,503 @@
+"""The page: its files as they are served, and what it does in a real browser, against a server that tests script."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from browser import Browser, Tab, browser
+from scripted import RATE, TRANSCRIPTION, Scripted, Wire, scripted
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from vivavoce.server import page
+
+LISTENING = "vivavoce.running?.connection?.ready"
+NOTICED = 250  # ms that falling silent may take
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second of nothing, then a chirp through the band of speech, as a WAV file."""
+    t = np.arange(48000 * 3) / 48000
+    sound = 0.4 * np.sin(2 * np.pi * (200 * t + 300 * t**2)) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * t))
+    path = tmp_path_factory.mktemp("voice") / "chirp.wav"
+    soundfile.write(path, np.concatenate([np.zeros(48000), sound, np.zeros(48000 * 2)]), 48000, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory, voice: Path) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile"), voice) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Scripted]:
+    with scripted(page.routes()) as serving:
+        yield serving
+
+
+@pytest.fixture
+def tab(chrome: Browser, server: Scripted) -> Iterator[Tab]:
+    server.play(begun)
+    with chrome.open(server.url) as tab:
+        yield tab
+    server.check()
+    assert tab.errors == []
+
+
+@pytest.fixture(scope="module")
+def idle(chrome: Browser, server: Scripted) -> Iterator[Tab]:
+    """One tab for the tests that start nothing."""
+    with chrome.open(server.url) as tab:
+        yield tab
+    assert tab.errors == []
+
+
+async def begun(wire: Wire) -> None:
+    await wire.begin()
+
+
+def talk(tab: Tab) -> None:
+    tab.click("input[value=talk]")
+    tab.click("#go")
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client() -> TestClient:
+    return TestClient(Starlette(routes=page.routes()))
+
+
+def test_every_file_the_page_names_is_served_with_its_type(client: TestClient) -> None:
+    waiting, named = ["/"], set[str]()
+    while waiting:
+        text = client.get(waiting.pop()).text
+        found = {Path(name).name for name in re.findall(r'"([\w./]+\.(?:js|css|svg))"', text)}
+        waiting += [f"/page/{name}" for name in found - named]
+        named |= found
+    assert named == {path.name for path in page.FOLDER.iterdir() if path.name != "index.html"}
+    for name in named:
+        answer = client.get(f"/page/{name}")
+        assert answer.headers["content-type"].split(";")[0] == page.TYPES[Path(name).suffix]
+
+
+def test_nothing_is_fetched_from_elsewhere(client: TestClient) -> None:
+    assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
+    for path in page.FOLDER.iterdir():
+        assert set(re.findall(r"https?://[\w.]+", path.read_text())) <= {"http://www.w3.org"}, path
+
+
+def test_what_has_not_changed_is_not_sent_again(client: TestClient) -> None:
+    etag = client.get("/").headers["etag"]
+    again = client.get("/", headers={"if-none-match": etag})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get("/page/app.js", headers={"if-none-match": etag}).status_code == 200
+
+
+# --- the sound --------------------------------------------------------------------------------------------------------
+
+CAPTURE = """(async () => {
+    const rate = %d, context = new OfflineAudioContext(1, rate, rate);
+    await context.audioWorklet.addModule("page/worklets.js");
+    const source = new OscillatorNode(context, {frequency: %f});
+    const node = new AudioWorkletNode(context, "capture", {numberOfOutputs: 0});
+    const blocks = [];
+    const last = new Promise((done) => node.port.onmessage = ({data}) => {
+        blocks.push(...data.pcm);
+        if (data.last) done(); });
+    source.connect(node);
+    source.start();
+    await context.startRendering();
+    node.port.postMessage(null);
+    await last;
+    return blocks; })()"""
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+def test_the_microphone_is_brought_to_24_khz_whatever_its_rate(idle: Tab, rate: int) -> None:
+    heard = np.array(idle.run(CAPTURE % (rate, 1000.0))) / 32767
+    assert abs(len(heard) - RATE) < 200
+    inner = slice(200, len(heard) - 200)
+    error = heard - np.sin(2 * np.pi * 1000 * np.arange(len(heard)) / RATE)
+    assert np.sqrt((error[inner] ** 2).mean()) < 1e-3
+
+
+def test_what_24_khz_cannot_hold_is_silent_and_does_not_fold(idle: Tab) -> None:
+    heard = np.array(idle.run(CAPTURE % (48000, 14000.0))) / 32767
+    assert np.abs(heard[200:]).max() < 1e-3
+
+
+PLAY = """(async () => {
+    const context = new OfflineAudioContext(1, 24000, 24000), reports = [];
+    await context.audioWorklet.addModule("page/worklets.js");
+    const node = new AudioWorkletNode(context, "player", {numberOfInputs: 0, outputChannelCount: [1]});
+    node.connect(context.destination);
+    node.port.onmessage = ({data}) => reports.push(data);
+    const told = (what) => new Promise((done) => {
+        const look = () => reports.some((r) => r.what === what) ? done() : setTimeout(look, 1);
+        look(); });
+    const at = (seconds, messages) => context.suspend(seconds).then(async () => {
+        for (const message of messages) node.port.postMessage(message);
+        await new Promise((done) => setTimeout(done, 50)); // the audio thread reads its messages between two blocks
+        context.resume(); });
+    const ramp = (from, to) => Int16Array.from({length: to - from}, (_, i) => 1000 + from + i);
+    %s
+    const rendered = await context.startRendering();
+    await new Promise((done) => setTimeout(done, 50));
+    return {sound: [...rendered.getChannelData(0)].map((x) => Math.round(x * 32768)), reports}; })()"""
+
+
+def test_uneven_pieces_play_without_a_gap_and_are_counted(idle: Tab) -> None:
+    done = idle.run(PLAY % """
+        at(0.05, [{act: "push", item: "a", pcm: ramp(0, 1500)}, {act: "push", item: "a", pcm: ramp(1500, 1501)}]);
+        at(0.09, [{act: "push", item: "a", pcm: ramp(1501, 4000)}]);
+        at(0.15, [{act: "push", item: "a", pcm: ramp(4000, 6000)}, {act: "end", item: "a"}]);""")
+    sound = np.array(done["sound"])
+    start = int(np.flatnonzero(sound)[0])
+    assert (sound[start + 120 : start + 5998] == 1000 + np.arange(120, 5998)).all()
+    assert not sound[start + 6000 :].any()
+    (finished,) = [report for report in done["reports"] if report["what"] == "finished"]
+    assert (finished["item"], finished["played"], finished["underruns"]) == ("a", 6000, 0)
+
+
+def test_a_pause_is_silent_within_5_ms_and_a_resumed_reply_misses_no_sample(idle: Tab) -> None:
+    done = idle.run(PLAY % """
+        at(0.05, [{act: "push", item: "a", pcm: ramp(0, 12000)}, {act: "end", item: "a"}]);
+        at(0.2, [{act: "pause"}]);
+        at(0.4, [{act: "resume"}]);""")
+    sound = np.array(done["sound"])
+    assert not sound[4800 + 256 + 120 : 9600].any()
+    paused = next(report for report in done["reports"] if report["what"] == "paused")
+    after = sound[9600 + 512 :]
+    assert after[after > 0][0] == 1000 + paused["played"] + (9600 + 512 - np.flatnonzero(sound[9600:])[0] - 9600)
+    assert next(r for r in done["reports"] if r["what"] == "finished")["played"] == 12000
+
+
+def test_a_cleared_reply_says_how_much_was_played_and_the_next_starts_afresh(idle: Tab) -> None:
+    done = idle.run(PLAY % """
+        at(0.05, [{act: "push", item: "a", pcm: ramp(0, 12000)}]);
+        at(0.2, [{act: "clear"}]);
+        at(0.3, [{act: "push", item: "b", pcm: ramp(0, 2400)}, {act: "end", item: "b"}]);""")
+    sound, reports = np.array(done["sound"]), {report["what"]: report for report in done["reports"]}
+    assert reports["cleared"]["item"] == "a"
+    assert np.count_nonzero(sound[:7000]) in range(reports["cleared"]["played"] - 3, reports["cleared"]["played"] + 1)
+    assert (reports["finished"]["item"], reports["finished"]["played"]) == ("b", 2400)
+
+
+def test_a_line_that_is_too_slow_is_waited_for_longer_each_time(idle: Tab) -> None:
+    done = idle.run(PLAY % """
+        at(0.05, [{act: "push", item: "a", pcm: ramp(0, 1500)}]);
+        at(0.2, [{act: "push", item: "a", pcm: ramp(1500, 3100)}]);
+        at(0.3, [{act: "push", item: "a", pcm: ramp(3100, 4000)}, {act: "end", item: "a"}]);""")
+    last = [report for report in done["reports"] if report["what"] == "finished"][-1]
+    assert (last["played"], last["underruns"]) == (4000, 1)
+    sound = np.array(done["sound"])
+    assert not sound[4700:7200].any()  # 1600 samples would have done before
+    assert np.sort(np.abs(np.diff(sound)))[-2] < 100  # no click but where the ramp itself ends
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def test_partials_are_dim_finals_are_solid_and_in_order(tab: Tab, server: Scripted) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.begin()
+        assert (await wire.event("session.update"))["session"]["type"] == "transcription"
+        await wire.send("input_audio_buffer.speech_started", item_id="i1", audio_start_ms=500)
+        await wire.send(f"{TRANSCRIPTION}.delta", item_id="i1", delta="so we", vivavoce={"tail": "go", "end_ms": 900})
+
+    server.play(script)
+    tab.click("#go")
+    tab.until("document.querySelector('#growing .tail')?.textContent === ' go'")
+    assert tab.text("#growing .words") == "so we"
+    colours = tab.run("['.words', '.tail'].map((x) => getComputedStyle(document.querySelector('#growing ' + x)).color)")
+    assert colours[0] != colours[1]
+    assert tab.run("document.querySelector('#said').ariaLive") == "polite"
+    assert tab.run("document.querySelector('#growing').ariaLive") == "off"
+    server.check()
+
+
+def events(*lines: tuple[str, dict[str, Any]]) -> str:
+    return json.dumps([{"type": kind, **fields} for kind, fields in lines])
+
+
+CONVERSATION = events(
+    ("input_audio_buffer.speech_started", {"item_id": "i1", "audio_start_ms": 500}),
+    (f"{TRANSCRIPTION}.delta", {"item_id": "i1", "delta": "is it"}),
+    (f"{TRANSCRIPTION}.delta", {"item_id": "i1", "delta": " open", "vivavoce": {"tail": "now", "end_ms": 1400}}),
+    ("input_audio_buffer.speech_stopped", {"item_id": "i1", "audio_end_ms": 1500}),
+    (f"{TRANSCRIPTION}.completed", {"item_id": "i1", "transcript": "Is it open now?"}),
+    ("response.output_audio_transcript.delta", {"item_id": "a1", "delta": "Yes, until"}),
+    ("input_audio_buffer.speech_started", {"item_id": "i2", "audio_start_ms": 3700}),
+    ("conversation.item.truncated", {"item_id": "a1"}),
+    ("response.output_audio_transcript.delta", {"item_id": "a1", "delta": " six, and"}),
+    ("conversation.item.retrieved",
+     {"item": {"id": "a1", "role": "assistant", "content": [{"type": "output_audio", "transcript": "Yes,"}]}}),
+    (f"{TRANSCRIPTION}.failed", {"item_id": "i2"}),
+)  # fmt: skip
+
+
+def test_the_transcript_keeps_what_was_said_and_heard_and_saves_as_text_subtitles_and_json(idle: Tab) -> None:
+    idle.run(f"for (const event of {CONVERSATION}) vivavoce.receive({{}}, event)")
+    assert idle.run("vivavoce.transcript.toText()") == "You: Is it open now?\nAgent: Yes,\n"
+    first = idle.run("vivavoce.transcript.toSrt()").split("\n\n")[0]
+    assert first == "1\n00:00:00,500 --> 00:00:01,500\nIs it open now?"
+    entries = json.loads(idle.run("vivavoce.transcript.toJson()"))["entries"]
+    assert [(e["speaker"], e["text"], e["start"], e["state"]) for e in entries] == [
+        ("you", "Is it open now?", 0.5, "final"), ("agent", "Yes,", 1.5, "interrupted")]  # fmt: skip
+    assert idle.run("[...document.querySelectorAll('#said li')].map((li) => li.dataset.state)") == [
+        "final", "interrupted", "failed"]  # fmt: skip
+    idle.click("#forget")
+    assert idle.run("document.querySelectorAll('li').length") == 0
+    assert idle.run("document.querySelector('[data-save=txt]').disabled")
+
+
+def test_each_download_has_its_name(idle: Tab) -> None:
+    idle.run(f"for (const event of {CONVERSATION}) vivavoce.receive({{}}, event)")
+    idle.run("globalThis.saved = []; HTMLAnchorElement.prototype.click = function () { saved.push(this.download) }")
+    for kind in ("txt", "srt", "json"):
+        idle.run(f"document.querySelector('[data-save={kind}]').dispatchEvent(new Event('click'))")
+    assert idle.run("saved") == ["transcript.txt", "transcript.srt", "transcript.json"]
+
+
+def test_what_the_microphone_hears_is_what_the_server_gets(tab: Tab, server: Scripted, voice: Path) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.begin()
+        await wire.heard(5)
+
+    server.play(script)
+    # The browser's own noise suppression would change a chirp, which is no speech.
+    tab.run("""const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = ({audio}) => (globalThis.asked = audio,
+            real({audio: {...audio, echoCancellation: false, noiseSuppression: false, autoGainControl: false}}))""")
+    tab.click("#go")
+    tab.until("vivavoce.running?.connection?.samples > 24000 * 5")
+    assert tab.run("asked") == {"echoCancellation": True, "noiseSuppression": True, "autoGainControl": True,
+                                "channelCount": 1}  # fmt: skip
+    assert tab.run("Number(document.querySelector('#strip').ariaValueNow)") >= 0
+    got = np.frombuffer(server.wires[0].pcm, "<i2") / 32768
+    said = soundfile.read(voice)[0][48000 : 48000 * 3 : 2]
+    assert best_match(said, got) > 0.98
+
+
+def best_match(said: np.ndarray, got: np.ndarray) -> float:
+    """The largest correlation coefficient of `said` with a stretch of `got`."""
+    n = len(said) + len(got)
+    cross = np.fft.irfft(np.fft.rfft(got, n) * np.conj(np.fft.rfft(said, n)), n)[: len(got) - len(said)]
+    energy = np.cumsum(np.concatenate([[0.0], got**2]))
+    stretches = np.sqrt(energy[len(said) :] - energy[: len(energy) - len(said)])[: len(cross)]
+    return float((cross / (stretches * np.linalg.norm(said) + 1e-9)).max())
+
+
+# --- talking ----------------------------------------------------------------------------------------------------------
+
+
+def tone(seconds: float) -> np.ndarray:
+    return (4000 * np.sin(2 * np.pi * 220 * np.arange(int(RATE * seconds)) / RATE)).astype("<i2")
+
+
+def talked_over(*decision: tuple[str, dict[str, Any]]) -> Any:
+    """A script: a reply of 1.5 s, talked over once it plays; then the server decides."""
+
+    async def script(wire: Wire) -> None:
+        await wire.begin()
+        await wire.event("session.update")
+        await wire.reply("a1", tone(1.5), "A long answer")
+        await wire.event("test.playing")
+        at = await wire.heard(0.2)
+        await wire.send("input_audio_buffer.speech_started", item_id="i2", audio_start_ms=int(at - 130))
+        await wire.event("test.paused")
+        for kind, fields in decision:
+            await wire.send(kind, **fields)
+
+    return script
+
+
+PLAYING = "vivavoce.running.talk?.timed.has('a1')"
+PAUSED = "vivavoce.running.talk.interruptions[0]?.noticed !== undefined"
+
+
+def interruption(tab: Tab) -> Any:
+    talk(tab)
+    for condition, event in [(PLAYING, "test.playing"), (PAUSED, "test.paused")]:
+        tab.until(condition)
+        tab.run(f"vivavoce.running.connection.send({{type: '{event}'}})")
+    tab.until("vivavoce.running.talk.interruptions[0].outcome !== 'undecided'")
+    return tab.run("vivavoce.running.talk.interruptions[0]")
+
+
+def test_talked_over_it_falls_silent_at_once_and_drops_the_reply_when_the_server_says_so(
+    tab: Tab, server: Scripted
+) -> None:
+    server.play(talked_over(("output_audio_buffer.cleared", {"response_id": "resp_1"})))
+    seen = interruption(tab)
+    assert seen["outcome"] == "cancelled"
+    assert seen["noticed"] < NOTICED
+    tab.until("vivavoce.running.talk.last?.what === 'cleared'")
+    last = tab.run("vivavoce.running.talk.last")
+    tab.until("vivavoce.running.connection.socket.bufferedAmount === 0")
+    truncate = server.wires[0].all("conversation.item.truncate")[0]
+    assert (truncate["item_id"], truncate["audio_end_ms"]) == ("a1", last["played"] // 24)
+    assert 0 < truncate["audio_end_ms"] < 1500
+    assert not tab.run("vivavoce.running.talk.speaking")
+
+
+def test_a_false_alarm_pauses_and_the_reply_plays_on_to_its_last_sample(tab: Tab, server: Scripted) -> None:
+    resumed = ("vivavoce.output_audio.resumed", {"response_id": "resp_1", "item_id": "a1", "reason": "backchannel"})
+    server.play(talked_over(resumed))
+    seen = interruption(tab)
+    assert seen["outcome"] == "resumed"
+    assert seen["noticed"] < NOTICED
+    tab.until("!vivavoce.running.talk.speaking")
+    assert tab.run("vivavoce.running.talk.last.played") == int(RATE * 1.5)
+    assert server.wires[0].all("conversation.item.truncate") == []
+
+
+def test_the_user_can_stop_an_answer_with_a_key(tab: Tab, server: Scripted) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.begin()
+        await wire.event("session.update")
+        await wire.reply("a1", tone(20), "A very long answer")
+
+    server.play(script)
+    talk(tab)
+    tab.until(PLAYING)
+    assert tab.run("document.querySelector('#interrupt').hidden") is False
+    tab.press("Escape")
+    tab.until("vivavoce.running.talk.last?.what === 'cleared'")
+    assert tab.run("document.querySelector('#interrupt').hidden")
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "words"), [("NotAllowedError", "is blocked"), ("NotFoundError", "No microphone"),
+                                              ("NotReadableError", "cannot be opened")])  # fmt: skip
+def test_a_microphone_that_cannot_be_had_is_explained(tab: Tab, error: str, words: str) -> None:
+    tab.run(f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('', '{error}') }}")
+    tab.click("#go")
+    tab.until("document.body.dataset.tone === 'alert'")
+    assert words in tab.text("#status")
+    assert tab.text("#go") == "Start"
+
+
+def test_a_full_server_is_tried_again_when_it_said(tab: Tab, server: Scripted) -> None:
+    async def full(wire: Wire) -> None:
+        error = {"type": "server_full", "code": "server_full", "message": "full", "retry_after_s": 1}
+        await wire.send("error", error=error)
+        await wire.close(1013)
+
+    server.play(full, begun)
+    tab.click("#go")
+    tab.until("document.body.dataset.state === 'waiting'")
+    assert tab.text("#status") == "The server is full. Trying again in 1 s"
+    tab.until(LISTENING)
+
+
+def test_a_broken_line_comes_back_into_its_session_and_no_sound_is_lost(tab: Tab, server: Scripted) -> None:
+    async def breaks(wire: Wire) -> None:
+        await wire.begin()
+        await wire.heard(0.5)
+        await wire.close()
+
+    async def goes_on(wire: Wire) -> None:
+        assert wire.resumed == "token_1"
+        await wire.begin()
+        await wire.heard(1)
+
+    server.play(breaks, goes_on)
+    tab.click("#go")
+    tab.until("vivavoce.running?.connection?.samples > 24000 * 2")
+    server.check()
+    assert len(server.wires) == 2
+    sent = tab.run("vivavoce.running.connection.sent")
+    assert sum(len(wire.pcm) // 2 for wire in server.wires) >= sent - RATE // 2  # in flight when the line broke, or now
+
+
+def test_a_connection_that_stays_away_ends_with_what_to_do(tab: Tab, server: Scripted) -> None:
+    async def closes(wire: Wire) -> None:
+        await wire.close()
+
+    server.play(closes)
+    tab.run("const timeout = setTimeout; globalThis.setTimeout = (f, ms) => timeout(f, ms / 100)")
+    tab.click("#go")
+    tab.until("document.body.dataset.state === 'idle'")
+    assert "was lost. Press start" in tab.text("#status")
+    assert len(server.wires) == 7
+
+
+# --- for everyone -----------------------------------------------------------------------------------------------------
+
+
+def test_the_keyboard_reaches_everything_in_order_and_starts_and_stops(tab: Tab) -> None:
+    tab.size(1280, 800)
+    reached = []
+    for _ in range(6):
+        tab.press("Tab")
+        reached.append(tab.run("document.activeElement.id || document.activeElement.value"))
+    assert reached[:4] == ["captions", "go", "lookahead", "adaptive"]
+    tab.run("document.querySelector('#go').focus()")
+    tab.press("Enter")
+    tab.until(LISTENING)
+    tab.press(" ")
+    tab.until("document.body.dataset.state === 'idle'")
+
+
+def test_every_control_has_a_name_and_the_text_has_contrast(idle: Tab) -> None:
+    nodes = idle.call("Accessibility.getFullAXTree")["nodes"]
+    roles = ("button", "slider", "checkbox", "radio", "meter", "log", "main", "radiogroup")
+    unnamed = [n["role"]["value"] for n in nodes
+               if n.get("role", {}).get("value") in roles and not n.get("name", {}).get("value")]  # fmt: skip
+    assert unnamed == []
+    for scheme in ("light", "dark"):
+        idle.prefer(color_scheme=scheme)
+        for colour in ("ink", "muted", "faint", "accent", "alert"):
+            assert contrast(idle, colour, "paper") >= 4.5 - 0.5 * (colour == "faint"), (scheme, colour)
+        assert contrast(idle, "on-accent", "accent") >= 4.5
+
+
+def contrast(tab: Tab, one: str, other: str) -> float:
+    """The ratio of two of the page's colours, as WCAG 2 counts it."""
+
+    def light(name: str) -> float:
+        text = tab.run(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")
+        rgb = np.array([int(text[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    dark, bright = sorted([light(one), light(other)])
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 568), (390, 844), (844, 390), (1280, 800)])
+def test_nothing_sticks_out_on_a_small_screen(idle: Tab, width: int, height: int) -> None:
+    idle.size(width, height, phone=width < 900)
+    idle.run(f"for (const event of {CONVERSATION}) vivavoce.receive({{}}, event)")
+    assert idle.run("document.documentElement.scrollWidth") <= width
+    assert idle.run("document.querySelector('#go').getBoundingClientRect().bottom") <= height
+    assert idle.run("document.querySelector('#transcript').clientHeight") >= 80
+
+
+def test_the_lookahead_says_what_it_costs_and_reaches_the_server(tab: Tab, server: Scripted) -> None:
+    tab.size(1280, 800)
+    tab.click("#go")
+    tab.until(LISTENING)
+    tab.run("document.querySelector('#lookahead').focus()")
+    tab.press("ArrowLeft")
+    assert tab.text("#lookahead-value") == "400 ms"
+    assert "493 ms at worst" in tab.text("#lookahead-hint")
+    tab.until("vivavoce.running.connection.socket.bufferedAmount === 0")
+    tab.click("#go")
+    tab.until("document.body.dataset.state === 'idle'")
+    updates = [event["session"]["vivavoce"] for event in server.wires[0].all("session.update")]
+    assert [update["lookahead_ms"] for update in updates] == [480, 400]
