@@ -33,13 +33,17 @@ class _Stderr(logging.Handler):
 COMMANDS = {
     "transcribe": Command("transcribe", "audio files to text, JSON or subtitles"),
     "listen": Command("listen", "a microphone to text, live"),
+    "chat": Command("chat", "talk to a language model in text"),
+    "speak": Command("speak", "text to a file or the loudspeaker"),
     "evaluate": Command("evaluate", "word errors, delay and speed over a manifest"),
     "models": Command("models", "list, inspect and convert models"),
     "bench asr": Command("bench.asr", "the recogniser's speed beside transformers', in one run"),
     "sample": Command("sample", "make a sentence of synthetic speech to try things with"),
     "train asr": Command("train.asr.train", "train a recogniser"),
+    "train backbone": Command("train.backbone.train", "train a language model for dialogue"),
     "data synthesize": Command("data.synthesize", "make synthetic speech to train on"),
     "data tokenizer": Command("data.tokenizer", "make subword tokenizers"),
+    "data replies": Command("train.backbone.replies", "write the ready answers of a small language model"),
     "data ngram": Command("train.asr.ngram", "estimate the language model of a beam search"),
 }
 

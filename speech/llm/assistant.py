@@ -1,7 +1,7 @@
 """Conversations in text on one language model: words in while they are still being said, a streamed reply out.
 
-Chat template, tokens and stop strings meet the engine here. The server's rooms and `vivavoce chat` hand in words and get
-`Piece`s; one thread calls it, `step` is one batch for every conversation.
+Chat template, tokens and stop strings meet the engine here. The server's rooms and `vivavoce chat` hand in words and
+get `Piece`s; one thread calls it, `step` is one batch for every conversation.
 
     assistant = Assistant.load("chat-en", slots=8)
     conversation = assistant.open(instructions="Be brief.")
@@ -28,7 +28,7 @@ from vivavoce.streaming.cache_policy import SinkRing
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import UnknownSlot, VivaVoceError
 
-from .chat import ChatTemplate, Message
+from .chat import Message
 from .detokenize import StopStrings, TextStream
 from .engine import Event, Failed, Finished, LlmEngine, Snapshot, Token
 from .hub import Loaded, load
@@ -138,6 +138,10 @@ class Assistant:
     def idle(self) -> bool:
         """Whether a step would do nothing."""
         return self.engine.idle
+
+    def __contains__(self, slot: Slot) -> bool:
+        """Whether a conversation is open in it."""
+        return slot in self._conversations
 
     def open(
         self,

@@ -87,8 +87,8 @@ class Session:
     turn: the tokens since the last reply ended, the first `carried` of them left over from it, then the prompt, then
     from `prompt` on the reply; fed: how many of them the cache holds. At least the last one always waits, so that a
     reply begins with scores of the whole prompt at the cost of one token. answered: whether a reply was asked for since
-    the prompt last changed; left: tokens it may still have, 0 when none is running; ends: tokens that end it; given: its
-    next tokens where they are known rather than drawn.
+    the prompt last changed; left: tokens it may still have, 0 when none is running; ends: tokens that end it; given:
+    its next tokens where they are known rather than drawn.
     """
 
     request: str

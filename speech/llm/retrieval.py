@@ -1,7 +1,7 @@
 """Ready answers: what was said before to something much like this, looked up by its words.
 
-A file of exchanges lies beside a small model's weights, written by its training recipe; `assistant.py` asks it before it
-lets the model speak. Matching is by rare words and pairs of words, as BM25's family weighs them.
+A file of exchanges lies beside a small model's weights, written by its training recipe; `assistant.py` asks it before
+it lets the model speak. Matching is by rare words and pairs of words, as BM25's family weighs them.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ class Replies:
         return sum(self._weight.get(f, self._unseen) for f in features)
 
 
-_SAME = {"what's": "what is", "how's": "how is", "i'm": "i am", "you're": "you are", "it's": "it is", "that's": "that is",
-         "let's": "let us", "don't": "do not", "can't": "can not", "i've": "i have", "who's": "who is",
-         "where's": "where is", "favourite": "favorite", "colour": "color", "films": "movies", "film": "movie",
-         "hi": "hello", "hey": "hello", "thanks": "thank you", "okay": "ok"}  # fmt: skip
-_FILLERS = frozenset("um uh er hmm well so oh please viva the a an".split())
+_SAME = {"what's": "what is", "how's": "how is", "i'm": "i am", "you're": "you are", "it's": "it is",
+         "that's": "that is", "let's": "let us", "don't": "do not", "can't": "can not", "i've": "i have",
+         "who's": "who is", "where's": "where is", "favourite": "favorite", "colour": "color", "films": "movies",
+         "film": "movie", "hi": "hello", "hey": "hello", "thanks": "thank you", "okay": "ok"}  # fmt: skip
+_FILLERS = frozenset(["um", "uh", "er", "hmm", "well", "so", "oh", "please", "viva", "the", "a", "an"])
 
 
 def words(text: str) -> list[str]:

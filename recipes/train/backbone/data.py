@@ -24,8 +24,9 @@ from torch import Tensor
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.text import normalize
 
-SINK, END, SYSTEM, USER, ASSISTANT, PROSE = (f"<|{n}|>" for n in ("sink", "end", "system", "user", "assistant", "prose"))
-CONTROL = (SINK, END, SYSTEM, USER, ASSISTANT, PROSE, *(f"<|{n}|>" for n in ("heard", "text", "speech", "pause")))
+SINK, END, SYSTEM, USER = "<|sink|>", "<|end|>", "<|system|>", "<|user|>"
+ASSISTANT, PROSE = "<|assistant|>", "<|prose|>"
+CONTROL = (SINK, END, SYSTEM, USER, ASSISTANT, PROSE, "<|heard|>", "<|text|>", "<|speech|>", "<|pause|>")
 """Tokens that stand for something; the last four wait for second passes and for speech."""
 TEMPLATE = (
     SINK + "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}" + END + "{% endfor %}"

@@ -1,6 +1,7 @@
-"""Muon, the optimiser of weight matrices: momentum made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+"""Muon, the optimiser of weight matrices: momentum made orthogonal.
 
-A small model learns as much from about half the tokens that AdamW would need, which is what counts on a CPU.
+Jordan et al. 2024, kellerjordan.github.io/posts/muon. A small model needs about half the tokens that it
+would with AdamW, which is what counts on a CPU.
 """
 
 from __future__ import annotations

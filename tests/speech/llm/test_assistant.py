@@ -79,7 +79,8 @@ def test_words_that_come_one_by_one_give_the_reply_of_the_whole(loaded: Loaded) 
 
 def test_what_the_model_holds_is_the_template_of_what_was_said(loaded: Loaded) -> None:
     a = assistant(loaded)
-    c = a.open(instructions="Be kind.", history=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    c = a.open(instructions="Be kind.", history=said)
     for n, text in enumerate(("one", "two", "three")):
         fresh = a.open(instructions="Be kind.", history=c.messages[1:])
         assert answer(a, fresh, text, 5) == answer(a, c, text, 5), n

@@ -1,0 +1,116 @@
+"""`vivavoce chat`: lines in, replies out as they come, from a pipe or a terminal; Ctrl-C stops a reply and no more."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from vivavoce.recipes import chat
+from vivavoce.recipes.chat import main
+from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.speech.llm.assistant import Assistant
+from vivavoce.speech.llm.chat import ChatTemplate
+from vivavoce.speech.llm.config import LlmConfig
+from vivavoce.speech.llm.hub import save
+from vivavoce.speech.llm.model import Decoder
+from vivavoce.speech.llm.retrieval import FILE, Exchange, Replies
+
+TEXT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<e>{% endfor %}<assistant>"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of nonsense with two ready answers."""
+    letters = ["Ġ", *map(chr, range(33, 127))]
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<e>", "<system>", "<user>", "<assistant>"])
+    size, end = tokenizer.get_vocab_size(), tokenizer.token_to_id("<e>")
+    torch.manual_seed(0)
+    decoder = Decoder(LlmConfig(size, 16, 1, 2, 2, 8, 16, tied=True, ends=(end,)))
+    folder = tmp_path_factory.mktemp("talker")
+    save(decoder, folder, tokenizer=tokenizer, template=ChatTemplate(TEXT))
+    talk = [Exchange(("hello there",), ("Good day.",)), Exchange(("how are you",), ("Very well.",))]
+    Replies(talk).save(folder / FILE)
+    return folder
+
+
+def test_a_pipe_gives_a_reply_a_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello there\n\n  \nhow are you"))
+    assert main(["--model", str(folder), "--system", "Be nice."]) == 0
+    assert capsys.readouterr().out == "Good day.\nVery well.\n"
+
+
+def test_a_terminal_is_asked_for_each_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("hello there\n"))
+    assert main(["--model", str(folder)]) == 0
+    assert capsys.readouterr().out == "> Good day.\n> \n"
+
+
+def test_the_model_speaks_where_nothing_is_ready_and_the_seed_decides(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*options: str) -> str:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("xyz\n"))
+        assert main(["--model", str(folder), "--max-tokens", "8", *options]) == 0
+        return capsys.readouterr().out
+
+    assert said() == said()
+    assert said("--seed", "1") != said("--seed", "2")
+    assert said("--temperature", "0", "--seed", "1") == said("--temperature", "0", "--seed", "2")
+
+
+def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, steps = Assistant.step, list[int]()
+
+    def interrupted(self: Assistant) -> object:
+        steps.append(1)
+        if len(steps) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Assistant, "step", interrupted)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("xyz\nhello there\n"))
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["--model", str(folder)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith(" ...")
+    assert second == "Good day."
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_turn_that_is_too_long_is_refused_and_the_next_is_answered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 100 + "\nhello there\n"))
+    assert main(["--model", str(folder), "--window", "60"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "Good day.\n"
+    assert "shorten it" in err
+
+
+def test_wrong_options_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["--temperature", "-1"], ["--max-tokens", "0"], ["--window", "0"]):
+        with pytest.raises(SystemExit):
+            chat._parser().parse_args(wrong)
+        assert wrong[0] in capsys.readouterr().err
+    with pytest.raises(BadCheckpoint, match="no such model"):
+        main(["--model", "nowhere"])
