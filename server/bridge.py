@@ -34,12 +34,14 @@ def on_loop(take: Callable[[T], None]) -> Callable[[T], None]:
 
 
 class Listener:
-    """One session of a hearing room. Raises what `HearingRoom.open` raises."""
+    """One recording in a hearing room. Raises Busy, Closed, BadLookahead."""
 
     def __init__(self, room: HearingRoom, *, lookahead: int, waiting: float = WAITING) -> None:
         self._events: asyncio.Queue[Heard | Deaf] = asyncio.Queue()  # bounded by the audio let in
         self._space = asyncio.Event()
         self._limit, self._waiting = round(waiting * room.clock.rate), 0
+        self._room = room
+        room.enter()
         self.hearing: Hearing = room.open(on_loop(self._take), lookahead=lookahead)
 
     async def push(self, pcm: NDArray[np.float32]) -> None:
@@ -54,9 +56,9 @@ class Listener:
         self.hearing.finish()
 
     def close(self) -> None:
+        """Once, however it ended."""
         self.hearing.close()
-        self._waiting = 0
-        self._space.set()
+        self._room.leave()
 
     async def __aiter__(self) -> AsyncIterator[Heard]:
         """Until the last; raises what the model failed with."""

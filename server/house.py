@@ -55,10 +55,10 @@ class House:
         """recognizer: makes one of so many slots; places: live sessions at once; uploads: files at once; batch,
         gather: see `HearingRoom`; voices: the synthesizer's slots. Raises BadCheckpoint for a model that cannot stream.
         """
-        metrics = Metrics()
+        metrics, spare = Metrics(), max(1, places // 4)  # slots for streams that are being finished
         house = cls(
             model,
-            HearingRoom(recognizer(places), batch=batch, gather=gather, observe=metrics.step),
+            HearingRoom(recognizer(places + spare), places, batch=batch, gather=gather, observe=metrics.step),
             VoiceRoom(vad, places, observe=metrics.step),
             HearingRoom(recognizer(uploads), name="files", observe=metrics.step),
             SpeakingRoom(synthesizer, voices, observe=metrics.step) if synthesizer else None,

@@ -1,7 +1,8 @@
-"""The hearing room: one recogniser, many live sessions, one thread.
+"""The hearing room: one recogniser, many live streams, one thread.
 
 PCM at 16 kHz comes in from sockets and uploads in pieces of any size and is held until a chunk can be computed; each
-step takes the chunks that are due, earliest deadline first. Words go out through each session's sink.
+step takes the chunks that are due, earliest deadline first. Words go out through each stream's sink. A session takes
+one place for as long as it lasts (`enter`, `leave`) and opens a stream for each thing it wants heard.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer, Snapshot
-from vivavoce.speech.asr.words import Word
+from vivavoce.speech.asr.words import Update, Word
 from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Slot
-from vivavoce.streaming.errors import UnknownSlot
+from vivavoce.streaming.errors import BadLookahead, UnknownSlot
 
 from .room import Busy, Room, Step
 
@@ -30,14 +31,16 @@ log = logging.getLogger(__name__)
 
 Pcm = NDArray[np.float32]
 SLACK = 0.4  # seconds a live result may come after its chunk was there: 480 ms of lookahead then show within 1 s
+HEADSTART = 2.0  # seconds of audio that a live stream may begin with, said before somebody knew it was speech
 MEMORY = 2.0  # seconds after which half of a measured lag is forgotten
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What one step gave a session: `words` are final, `tail` may still change, at_sample is how much it rests on.
+    """What one step gave a stream: `words` are final, `tail` may still change, at_sample is how much it rests on.
 
-    taken: samples that left the session's queue, pushed but not yet heard before; last: nothing comes after this.
+    taken: how many samples it heard by this step; lag: seconds the result came after they were there; last: nothing
+    comes after this.
     """
 
     at_sample: int
@@ -50,7 +53,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Deaf:
-    """The model failed on this session, which has ended; its words so far stand."""
+    """The model failed on this stream, which has ended; its words so far stand."""
 
     error: Exception
 
@@ -60,9 +63,12 @@ Sink = Callable[[Heard | Deaf], None]
 
 @dataclass(frozen=True)
 class Kept:
-    """A session outside the room, to go on later: what the recogniser knew and the audio it had not yet heard."""
+    """A stream outside the room, to go on later: what the recogniser knew (nothing, before the first chunk) and the
+    audio it had not yet heard."""
 
-    recognizer: Snapshot
+    recognizer: Snapshot | None
+    lookahead: int
+    ending: bool
     audio: Pcm
     frames: int
     taken: int
@@ -70,12 +76,13 @@ class Kept:
 
 @dataclass(eq=False)
 class Hearing:
-    """A session in the room. Every method may be called from any thread; what they ask for happens on the room's."""
+    """A stream in the room. Every method may be called from any thread; what they ask for happens on the room's."""
 
     room: HearingRoom
     sink: Sink
     lookahead: int
-    slot: Slot | None = None
+    snapshot: Snapshot | None = None  # what it goes on from
+    slot: Slot | None = None  # from its first chunk on
     queue: deque[Pcm] = field(default_factory=deque)
     held: int = 0  # samples in the queue
     arrived: float = 0.0  # when the newest of them came
@@ -98,7 +105,8 @@ class Hearing:
         self.room.post(self._finish)
 
     def set_lookahead(self, lookahead: int) -> None:
-        """From the next chunk on, in encoder frames of 80 ms."""
+        """From the next chunk on, in encoder frames of 80 ms. Raises BadLookahead."""
+        self.room.check(lookahead)
         self.room.post(lambda: self._set_lookahead(lookahead))
 
     def close(self) -> None:
@@ -116,7 +124,7 @@ class Hearing:
         self.held += len(pcm)
         self.arrived = self.room.now()
         if self.began is None:
-            self.began = self.arrived
+            self.began = self.arrived - min(self.room.clock.seconds(len(pcm)), HEADSTART)
 
     def _finish(self) -> None:
         self.ending = True
@@ -135,11 +143,12 @@ class Hearing:
             self.room.dismiss(self)
 
     def _keep(self) -> Kept:
-        """Raises UnknownSlot for a session that has ended."""
+        """Raises UnknownSlot for a stream that has ended."""
         if self.closed:
-            raise UnknownSlot("the session has ended; open a new one")
-        taken, snapshot = self.taken, self.room.recognizer.snapshot(_slot(self))
-        kept = Kept(snapshot, self.take(self.held), self.frames, taken)
+            raise UnknownSlot("the stream has ended; open a new one")
+        snapshot = self.room.recognizer.snapshot(self.slot) if self.slot else self.snapshot
+        taken = self.taken
+        kept = Kept(snapshot, self.lookahead, self.ending, self.take(self.held), self.frames, taken)
         self.leave()
         return kept
 
@@ -182,33 +191,57 @@ class Hearing:
 
 
 class HearingRoom(Room):
-    """One recogniser for all its slots. batch: sessions in one step at most; slack: lag from which nobody more is let
-    in while others are served."""
+    """One recogniser for all its slots. places: sessions at once, as many as there are slots unless it is said; leave
+    some over for sessions that begin a stream while their last one is still being finished. batch: streams in one step
+    at most; slack: lag from which nobody more is let in while others are served."""
 
-    def __init__(self, recognizer: Recognizer, *, name: str = "hearing", batch: int | None = None, slack: float = SLACK,
-                 gather: float = 0.0, now: Callable[[], float] = time.monotonic,
-                 observe: Callable[[Step], None] = lambda step: None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        places: int | None = None,
+        *,
+        name: str = "hearing",
+        batch: int | None = None,
+        slack: float = SLACK,
+        gather: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+        observe: Callable[[Step], None] = lambda step: None,
+    ) -> None:
         """Raises BadCheckpoint for a recogniser that cannot stream."""
-        super().__init__(name, recognizer.engine.free, gather=gather, now=now, observe=observe)
-        self.recognizer, self.slack = recognizer, slack
-        self.batch = batch or self.places
+        slots = recognizer.engine.free
+        super().__init__(name, places or slots, gather=gather, now=now, observe=observe)
+        self.recognizer, self.slack, self.batch = recognizer, slack, batch or slots
         self.clock: Clock = recognizer.clock
         self._inside: list[Hearing] = []
         self._lag, self._lag_at = 0.0, 0.0
 
+    def enter(self) -> None:
+        """Take a place for a session. Raises Busy, with a hint when to try again, or Closed."""
+        if self.taken and self.lag > self.slack:
+            message = f"this server is {self.lag:.1f} s behind with the sessions it has; try again in a few seconds"
+            raise Busy(message, retry_after=max(1.0, MEMORY))
+        super().enter()
+
     def open(self, sink: Sink, *, lookahead: int = 6, kept: Kept | None = None) -> Hearing:
-        """Start a session, fresh or from one that was kept. Raises Busy, with a hint when to try again; Closed."""
-        if self._taken and self.lag > self.slack:
-            raise Busy(f"this server is {self.lag:.1f} s behind with the sessions it has; try again in a few seconds",
-                       retry_after=max(1.0, MEMORY))  # fmt: skip
-        self.enter()
+        """Start a stream for a session that has a place, fresh or from one that was kept. Raises BadLookahead."""
+        self.check(lookahead)
         hearing = Hearing(self, sink, lookahead)
-        if kept:
-            hearing.lookahead, hearing.frames, hearing.taken = kept.recognizer.lookahead, kept.frames, kept.taken
-        self.post(lambda: self.admit(hearing, kept))
-        if kept:
+        if kept is not None:
+            hearing.lookahead, hearing.frames, hearing.taken = kept.lookahead, kept.frames, kept.taken
+            hearing.snapshot = kept.recognizer
+        self.post(lambda: self._inside.append(hearing))
+        if kept is not None:
             hearing.push(kept.audio)
+            if kept.ending:
+                hearing.finish()
         return hearing
+
+    def check(self, lookahead: int) -> None:
+        """Raises BadLookahead."""
+        if not 0 <= lookahead <= self.recognizer.engine.max_lookahead:
+            raise BadLookahead(
+                f"lookahead {lookahead} is outside 0 to {self.recognizer.engine.max_lookahead} frames; give one inside"
+            )
 
     @property
     def lag(self) -> float:
@@ -223,64 +256,62 @@ class HearingRoom(Room):
         rows = self._choose()
         if not rows:
             return False
-        began = self.now()
-        ready = [row.ready_at for row in rows]
+        began, ready = self.now(), [row.ready_at for row in rows]
         final = [row for row in rows if row.ending and row.held <= row.wanted]
         fed = {row: row.take(row.wanted) for row in rows}
         try:
-            with torch.no_grad():
-                updates = self.recognizer.step({_slot(row): torch.from_numpy(pcm) for row, pcm in fed.items()},
-                                               [_slot(row) for row in final])  # fmt: skip
-        except Exception as e:  # whatever the model raises ends these sessions, not the room
-            log.exception("a step of the %s room failed for %d sessions", self.name, len(rows))
+            updates = self._step(fed, final)
+        except Exception as e:  # whatever the model raises ends these streams, not the room
+            log.exception("a step of the %s room failed for %d streams", self.name, len(rows))
             for row in rows:
-                self.fail(row, e)
+                self._fail(row, e)
             return True
         done = self.now()
         late = [max(0.0, done - at) for at in ready]
         self._note(max(late), done)
         self.observe(Step(self.name, len(rows), done - began, max(late)))
-        for row, lag in zip(rows, late, strict=True):
+        for row, update, lag in zip(rows, updates, late, strict=True):
             row.frames += row.lookahead + 1
-            update, heard = updates[_slot(row)], self.recognizer.heard(_slot(row))
-            row.sink(Heard(heard, update.stable, update.tail, len(fed[row]), lag, row in final))
+            row.sink(Heard(row.taken, update.stable, update.tail, len(fed[row]), lag, row in final))
             if row in final:
                 row.leave()
         return True
 
     def _choose(self) -> list[Hearing]:
-        """The sessions of the next step: one lookahead, that of the earliest deadline. Those ahead of the time at which
+        """The streams of the next step: one lookahead, that of the earliest deadline. Those ahead of the time at which
         their audio would have been said wait while anybody else is due."""
-        due = sorted((h for h in self._inside if h.due), key=lambda h: h.deadline)
+        due = [h for h in sorted((h for h in self._inside if h.due), key=lambda h: h.deadline) if self._seat(h)]
         now = self.now()
         live = [h for h in due if h.ready_at <= now] or due
         return [h for h in live if h.lookahead == live[0].lookahead][: self.batch]
 
+    def _seat(self, hearing: Hearing) -> bool:
+        """Whether it has a slot; a stream gets one when it has a chunk, as soon as there is one."""
+        if hearing.slot is None and self.recognizer.engine.free:
+            hearing.slot = self.recognizer.open(lookahead=hearing.lookahead, snapshot=hearing.snapshot)
+            hearing.snapshot = None
+        return hearing.slot is not None
+
+    def _step(self, fed: Mapping[Hearing, Pcm], final: Collection[Hearing]) -> list[Update]:
+        feeds = {_slot(row): torch.from_numpy(pcm) for row, pcm in fed.items()}
+        with torch.no_grad():
+            updates = self.recognizer.step(feeds, [_slot(row) for row in final])
+        return [updates[_slot(row)] for row in fed]
+
     def _note(self, lag: float, now: float) -> None:
         self._lag, self._lag_at = max(lag, self.lag), now
 
-    def admit(self, hearing: Hearing, kept: Kept | None) -> None:
-        try:
-            snapshot = kept.recognizer if kept else None
-            hearing.slot = self.recognizer.open(lookahead=hearing.lookahead, snapshot=snapshot)
-        except Exception as e:
-            self.leave()
-            hearing.closed = True
-            hearing.sink(Deaf(e))
-        else:
-            self._inside.append(hearing)
-
-    def fail(self, hearing: Hearing, error: Exception) -> None:
+    def _fail(self, hearing: Hearing, error: Exception) -> None:
         hearing.leave()
         hearing.sink(Deaf(error))
 
     def dismiss(self, hearing: Hearing) -> None:
-        """Let go of a session's slot."""
+        """Let go of a stream's slot."""
         self._inside.remove(hearing)
-        self.recognizer.close(_slot(hearing))
-        self.leave()
+        if hearing.slot is not None:
+            self.recognizer.close(hearing.slot)
 
 
 def _slot(hearing: Hearing) -> Slot:
-    assert hearing.slot is not None, "a session is stepped only once it is seated"
+    assert hearing.slot is not None, "only streams that have a slot are stepped"
     return hearing.slot

@@ -161,15 +161,14 @@ class SpeakingRoom(Room):
         return speaking
 
     def tick(self) -> bool:
-        fed = [speaking.feed(self.lead) for speaking in self._inside.values()]
+        fed = [self._fed(speaking) for speaking in list(self._inside.values())]
         began = self.now()
         try:
             made = self.synthesizer.step()
         except Exception as e:  # whatever the model raises ends these sessions, not the room
             log.exception("a step of the speaking room failed for %d sessions", len(self._inside))
             for speaking in list(self._inside.values()):
-                speaking.leave()
-                speaking.sink(Hoarse(e))
+                self._fail(speaking, e)
             return True
         if made:
             self.observe(Step(self.name, len(made), self.now() - began))
@@ -181,6 +180,18 @@ class SpeakingRoom(Room):
             if speech.done:
                 speaking.leave()
         return bool(made) or any(fed)
+
+    def _fed(self, speaking: Speaking) -> bool:
+        """A text that cannot be read ends its own session only."""
+        try:
+            return speaking.feed(self.lead)
+        except Exception as e:
+            self._fail(speaking, e)
+            return True
+
+    def _fail(self, speaking: Speaking, error: Exception) -> None:
+        speaking.leave()
+        speaking.sink(Hoarse(error))
 
     def admit(self, speaking: Speaking) -> None:
         try:

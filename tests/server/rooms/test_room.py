@@ -1,0 +1,81 @@
+"""The thread of a room: calls run on it in order, a fault takes nobody down, stopping answers everybody."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from vivavoce.server.rooms.room import Busy, Closed, Room
+
+
+@dataclass
+class Counting(Room):
+    """Works off a number, one a tick."""
+
+    work: int = 0
+    ticks: int = 0
+    threads: set[str] = field(default_factory=set)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        super().__init__("counting", 2)
+
+    def tick(self) -> bool:
+        self.threads.add(threading.current_thread().name)
+        if not self.work:
+            return False
+        self.work -= 1
+        self.ticks += 1
+        if self.work == 3:
+            raise RuntimeError("a fault in the middle")
+        if not self.work:
+            self.done.set()
+        return True
+
+    def give(self, n: int) -> None:
+        self.post(lambda: setattr(self, "work", self.work + n))
+
+
+def test_work_is_done_on_the_rooms_own_thread_and_then_it_rests() -> None:
+    with Counting() as room:
+        room.give(3)
+        assert room.done.wait(60)
+        assert room.ask(lambda: room.ticks).result(60) == 3
+        assert room.threads == {"room counting"}
+    assert "room counting" not in {t.name for t in threading.enumerate()}
+
+
+def test_a_fault_in_a_tick_or_a_call_does_not_end_the_room(caplog: pytest.LogCaptureFixture) -> None:
+    with Counting() as room:
+        room.post(lambda: 1 // 0)  # type: ignore[arg-type,return-value]
+        room.give(5)
+        with pytest.raises(ZeroDivisionError):
+            room.ask(lambda: 1 // 0).result(60)
+        room.give(1)
+        assert room.done.wait(60)
+    assert room.ticks == 6
+    assert "went on after a fault" in caplog.text
+
+
+def test_a_full_room_says_when_to_come_back_and_a_closed_one_takes_nobody() -> None:
+    with Counting() as room:
+        room.enter()
+        room.enter()
+        with pytest.raises(Busy, match="all 2 places for counting") as refusal:
+            room.enter()
+        assert refusal.value.retry_after > 0
+        room.leave()
+        room.enter()
+        assert room.taken == 2
+    with pytest.raises(Closed, match="connect again"):
+        room.enter()
+
+
+def test_calls_asked_before_the_end_are_answered_whatever_the_thread_did_meanwhile() -> None:
+    room = Counting()
+    answers = [room.ask(lambda i=i: i) for i in range(10)]  # type: ignore[misc]
+    room.stop()
+    with room:
+        assert [a.result(60) for a in answers] == list(range(10))
