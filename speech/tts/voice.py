@@ -24,11 +24,12 @@ from . import mel
 from .acoustic import Acoustic
 from .config import VoiceConfig
 from .flow import Flow, FlowStage, FlowState
-from .phones import SYMBOLS
+from .phones import IDS, PAUSE, SYMBOLS
 from .vocoder import Vocoder, VocoderState
 
 CONFIG = "config.json"
 MODEL_TYPE = "vivavoce_voice"  # what `model_type` of config.json says
+LONGEST_PAUSE = 25  # frames: half a second
 MOST_LOOKAHEAD = 19  # chunks of the flow beyond the first: 2 s at 5 frames a chunk
 
 
@@ -95,6 +96,16 @@ class Voice(nn.Module):
         device = self.flow.out.weight.device
         frames, durations = self.acoustic.plan(torch.tensor(list(phones), device=device), self._speaker, rate)
         return Plan(frames, durations.tolist())
+
+    def pause(self, frames: int) -> Plan:
+        """Silence of so many frames, in pieces no longer than the pauses of recordings."""
+        lengths = [LONGEST_PAUSE] * (frames // LONGEST_PAUSE) + [frames % LONGEST_PAUSE] * (frames % LONGEST_PAUSE > 0)
+        durations = torch.tensor([lengths], dtype=torch.int64, device=self.flow.out.weight.device)
+        phones = torch.full_like(durations, IDS[PAUSE])
+        counts, speaker = (torch.tensor([n], device=phones.device) for n in (len(lengths), self._speaker))
+        with torch.no_grad():
+            drawn = self.acoustic.draw(self.acoustic.read(phones, counts, speaker), durations)
+        return Plan(drawn[0], lengths)
 
     def stage(self, *, steps: int = 4, guidance: float = 0.0, temperature: float = 0.7) -> Chain:
         """Plan frames (slots, n, width) -> PCM (slots, samples): a chain of look-ahead, flow and vocoder.
