@@ -7,7 +7,6 @@ espeak-ng runs in this process through its C library, from the Debian package `l
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ import soundfile
 import soxr
 
 from vivavoce.speech.errors import BadAudio, MissingDependency
+from vivavoce.speech.tts import espeak
 
 RATE = 16000
 Audio = npt.NDArray[np.float32]
@@ -87,31 +87,28 @@ class _Event(ctypes.Structure):
 
 _Events = ctypes.POINTER(_Event)
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, _Events)
-_LIST_END, _PHONEME, _PHONEME_EVENTS = 0, 7, 1
-_RETRIEVAL, _UTF8, _RATE, _VOLUME, _PITCH, _RANGE = 1, 1, 1, 2, 3, 4
+_LIST_END, _PHONEME = 0, 7
+_UTF8, _RATE, _VOLUME, _PITCH, _RANGE = 1, 1, 2, 3, 4
 
 
 def _espeak_files() -> tuple[str, str | None]:
     """The C library and its data folder (None: the library knows)."""
-    if found := ctypes.util.find_library("espeak-ng"):
-        return found, None
     try:
-        import espeakng_loader
-    except ImportError:
+        return espeak.files()
+    except OSError:
         cure = "apt install espeak-ng, or pip install espeakng-loader"
         raise MissingDependency(f"the espeak-ng library was not found; {cure}") from None
-    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
 
 
 class _Espeak:
     """espeak-ng's C library, one a process: it keeps its state in globals of its own."""
 
     def __init__(self) -> None:
-        library, data = _espeak_files()
-        self.espeak = ctypes.CDLL(library)
-        self.rate = int(self.espeak.espeak_Initialize(_RETRIEVAL, 0, data.encode() if data else None, _PHONEME_EVENTS))
-        if self.rate <= 0:
-            raise MissingDependency(f"{library}: espeak-ng finds no voice data; apt install espeak-ng-data")
+        library, _ = _espeak_files()
+        try:
+            self.espeak, self.rate = espeak.library()
+        except OSError:
+            raise MissingDependency(f"{library}: espeak-ng finds no voice data; apt install espeak-ng-data") from None
         self.chunks: list[npt.NDArray[np.int16]] = []
         self.phones: list[tuple[int, str]] = []
         self._callback = _Callback(self._collect)  # kept: C holds only a pointer

@@ -1,7 +1,7 @@
-"""espeak-ng's rules for words that no dictionary has: one English word in, its IPA out.
+"""espeak-ng's C library, opened once a process, and its rules for words that no dictionary has.
 
-The C library comes from the system (Debian: libespeak-ng1) or with the package espeakng-loader. `pronounce` uses it,
-and does without where there is none.
+It comes from the system (Debian: libespeak-ng1) or with the package espeakng-loader. `pronounce` asks it for the IPA of
+single words and does without where there is none; `recipes/data/voices.py` makes training speech with it.
 """
 
 from __future__ import annotations
@@ -11,35 +11,13 @@ import ctypes.util
 import functools
 import threading
 
-_RETRIEVAL, _PHONEME_EVENTS = 1, 1  # how recipes/data/voices.py opens it too: the library has one state a process
+_RETRIEVAL, _PHONEME_EVENTS = 1, 1
 _UTF8, _IPA = 1, 2
 _LOCK = threading.Lock()  # its state is global
 
 
-class Espeak:
-    """`ipa(word)` through the C library. Raises OSError where there is none that works."""
-
-    def __init__(self) -> None:
-        path, data = _files()
-        self._library = ctypes.CDLL(path)
-        self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self._library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
-        if self._library.espeak_Initialize(_RETRIEVAL, 0, data.encode() if data else None, _PHONEME_EVENTS) <= 0:
-            raise OSError(f"{path}: finds no voice data")
-
-    def ipa(self, word: str) -> str:
-        """American English; empty for what it cannot say."""
-        with _LOCK:
-            self._library.espeak_SetVoiceByName(b"en-us")
-            text = ctypes.c_char_p(word.encode())
-            parts = []
-            while text.value:  # it moves the pointer on, clause by clause, to null
-                parts.append(self._library.espeak_TextToPhonemes(ctypes.byref(text), _UTF8, _IPA) or b"")
-        return b"".join(parts).decode("utf-8", "replace")
-
-
-def _files() -> tuple[str, str | None]:
-    """The library, and its data folder (None: it knows)."""
+def files() -> tuple[str, str | None]:
+    """The library, and its data folder (None: it knows). Raises OSError where there is none."""
     if found := ctypes.util.find_library("espeak-ng"):
         return found, None
     try:
@@ -50,9 +28,29 @@ def _files() -> tuple[str, str | None]:
 
 
 @functools.cache
-def espeak() -> Espeak | None:
-    """The one of this process; None where there is none."""
+def library() -> tuple[ctypes.CDLL, int]:
+    """The library, ready, and its sample rate in Hz; once a process, for it waits for ever when it is opened twice.
+    Raises OSError where there is none that works."""
+    path, data = files()
+    espeak = ctypes.CDLL(path)
+    rate = int(espeak.espeak_Initialize(_RETRIEVAL, 0, data.encode() if data else None, _PHONEME_EVENTS))
+    if rate <= 0:
+        raise OSError(f"{path}: finds no voice data")
+    espeak.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    espeak.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
+    return espeak, rate
+
+
+def ipa(word: str) -> str:
+    """How American English says it; empty for what it cannot say, and where there is no espeak-ng."""
     try:
-        return Espeak()
+        espeak, _ = library()
     except OSError:
-        return None
+        return ""
+    with _LOCK:
+        espeak.espeak_SetVoiceByName(b"en-us")
+        text = ctypes.c_char_p(word.encode())
+        parts = []
+        while text.value:  # it moves the pointer on, clause by clause, to null
+            parts.append(espeak.espeak_TextToPhonemes(ctypes.byref(text), _UTF8, _IPA) or b"")
+    return b"".join(parts).decode("utf-8", "replace")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from vivavoce.speech.errors import BadSpeech
 
-from .espeak import espeak
+from .espeak import ipa
 from .ipa import from_ipa
 from .phones import VOWELS
 from .spelling import LETTERS, guess
@@ -118,12 +118,10 @@ def _s_after(phone: str) -> tuple[str, ...]:
 
 
 def _by_rules(word: str) -> tuple[str, ...]:
-    if rules := espeak():
-        try:
-            return from_ipa(rules.ipa(word))
-        except BadSpeech:  # a sound of another language
-            pass
-    return guess(word)
+    try:
+        return from_ipa(ipa(word))
+    except BadSpeech:  # a sound of another language, or no espeak-ng
+        return guess(word)
 
 
 @functools.cache
