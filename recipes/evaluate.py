@@ -19,10 +19,10 @@ from torch import Tensor
 
 from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.manifest import Utterance
-from vivavoce.recipes.options import Lookahead, add_model, count, lookahead, recognizers, say
+from vivavoce.recipes.options import Lookahead, add_hearing, add_model, count, lookahead, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer
-from vivavoce.speech.asr.score import Errors, Score, score
+from vivavoce.speech.asr.score import Errors, Score, interval, score, total
 from vivavoce.speech.asr.words import Update
 from vivavoce.speech.errors import BadManifest
 from vivavoce.streaming.clock import Clock
@@ -34,7 +34,10 @@ EVERY = "all"  # the `--split` that leaves none out
 DELAY = """emission delay: how much audio the recogniser had been given when it gave out a word's last token, less the
 end of the word by the recogniser's own alignment; counted in samples, so it is the same on any machine. Audio is given
 in chunks of the lookahead, each as soon as the model can use it. rtfx: seconds of audio a second of the recogniser's
-work, reading files left out, with --sessions recordings in one batch."""
+work, reading files left out, with --sessions recordings in one batch. 95 %: where the WER of other such recordings
+would lie, by bootstrap over speakers (over recordings where there are fewer than ten speakers). made up: words a minute
+on recordings in which nobody speaks."""
+SPEAKERS = 10  # fewer say little about others, so that recordings are drawn instead
 
 
 @dataclass
@@ -63,18 +66,38 @@ class Session:
 
 @dataclass
 class Result:
-    """One set at one lookahead. delays in samples; work in seconds; failed: recordings that could not be read."""
+    """One set at one lookahead. scores: by recording, with its speaker; delays in samples; work in seconds; made_up:
+    words heard in `noise_samples` samples of nobody speaking; failed: recordings that could not be read."""
 
-    score: Score = field(default_factory=Score)
+    scores: list[tuple[str, Score]] = field(default_factory=list)
+    made_up: int = 0
+    noise_samples: int = 0
     delays: list[int] = field(default_factory=list)
     samples: int = 0
     work: float = 0.0
     failed: list[str] = field(default_factory=list)
 
     def take(self, session: Session, heard: int) -> None:
-        self.score += score(session.utterance.text, " ".join(session.words))
+        said = session.utterance
+        self.scores.append((said.speaker, score(said.text, " ".join(session.words))))
+        if said.is_noise:
+            self.made_up += len(session.words)
+            self.noise_samples += heard
         self.delays += session.delays
         self.samples += heard
+
+    @property
+    def score(self) -> Score:
+        return total(one for _, one in self.scores)
+
+    @property
+    def groups(self) -> list[Errors]:
+        """Word errors of those who spoke, a speaker each, or a recording each where there are few speakers."""
+        spoken = [(speaker, one.words) for speaker, one in self.scores if one.words.total]
+        speakers = dict.fromkeys(speaker for speaker, _ in spoken)
+        if len(speakers) < SPEAKERS:
+            return [words for _, words in spoken]
+        return [sum((words for who, words in spoken if who == speaker), Errors()) for speaker in speakers]
 
 
 def pushes(pcm: Tensor, frames: int, clock: Clock) -> Iterator[tuple[Tensor, bool]]:
@@ -130,19 +153,23 @@ def percentile(values: Sequence[float], q: float) -> float | None:
 
 
 def row(name: str, at: Lookahead, result: Result, clock: Clock) -> dict[str, Any]:
-    """A line of `--json`: wer and cer as fractions (null where nothing was said), delays in ms."""
+    """A line of `--json`: wer, its interval and cer as fractions (null where nothing was said), delays in ms."""
     words, characters = result.score.words, result.score.characters
+    low, high = interval(result.groups)
+    minutes = clock.seconds(result.noise_samples) / 60
     delays = [clock.ms(samples) for samples in result.delays]
     return {
         "set": name,
         "lookahead_ms": at.ms,
         "wer": _rate(words),
+        "wer_interval": [round(low, 6), round(high, 6)] if math.isfinite(high) else None,
         "cer": _rate(characters),
         "emission_delay_ms": {"p50": percentile(delays, 50), "p95": percentile(delays, 95)},
         "rtfx": round(clock.seconds(result.samples) / result.work, 2) if result.work else None,
         "words": words.total, "substituted": words.substituted, "deleted": words.deleted, "inserted": words.inserted,
         "characters": {"total": characters.total, "substituted": characters.substituted,
                        "deleted": characters.deleted, "inserted": characters.inserted},
+        "made_up_per_minute": round(result.made_up / minutes, 4) if minutes else None,
         "seconds": round(clock.seconds(result.samples), 3),
         "failed": len(result.failed),
     }  # fmt: skip
@@ -152,7 +179,10 @@ def _rate(errors: Errors) -> float | None:
     return round(errors.rate, 6) if math.isfinite(errors.rate) else None
 
 
-HEAD = ("set", "lookahead ms", "WER %", "CER %", "words", "sub", "del", "ins", "delay p50 ms", "p95", "RTFx")
+HEAD = (
+    "set", "lookahead ms", "WER %", "95 %", "CER %", "words", "sub", "del", "ins", "delay p50 ms", "p95", "RTFx", "made up"
+)  # fmt: skip
+WIDEST = {"95 %": len("1000.0-1000.0")}
 
 
 def cells(r: dict[str, Any]) -> tuple[str, ...]:
@@ -162,6 +192,7 @@ def cells(r: dict[str, Any]) -> tuple[str, ...]:
         r["set"],
         str(r["lookahead_ms"]),
         _number(r["wer"], 100, 2),
+        "-" if r["wer_interval"] is None else "-".join(f"{100 * end:.1f}" for end in r["wer_interval"]),
         _number(r["cer"], 100, 2),
         str(r["words"]),
         str(r["substituted"]),
@@ -170,6 +201,7 @@ def cells(r: dict[str, Any]) -> tuple[str, ...]:
         _number(delay["p50"]),
         _number(delay["p95"]),
         _number(r["rtfx"], 1, 1),
+        _number(r["made_up_per_minute"], 1, 2),
     )
 
 
@@ -179,7 +211,7 @@ def _number(value: float | None, factor: float = 1, digits: int = 0) -> str:
 
 def line(texts: Sequence[str], first: int) -> str:
     """One line of the table; first: how wide the names are."""
-    columns = (f"{text:>{max(6, len(head))}}" for text, head in zip(texts[1:], HEAD[1:], strict=True))
+    columns = (f"{text:>{max(6, len(head), WIDEST.get(head, 0))}}" for text, head in zip(texts[1:], HEAD[1:], strict=True))
     return "  ".join([f"{texts[0]:{first}}", *columns])
 
 
@@ -220,6 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a TSV manifest, a folder with manifest.tsv, or a folder of such folders",
     )
     add_model(parser)
+    add_hearing(parser)
     parser.add_argument(
         "--lookahead",
         type=_lookaheads,

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 
-from vivavoce.recipes.options import CLOCK, Lookahead, add_model, lookahead, recognizers, say
+from vivavoce.recipes.options import CLOCK, Lookahead, add_hearing, add_model, lookahead, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Update
@@ -211,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input-device", metavar="D", help="number, name or part of a name (see --list-devices)")
     parser.add_argument("--list-devices", action="store_true", help="show the microphones and end")
     add_model(parser)
+    add_hearing(parser)
     parser.add_argument(
         "--lookahead",
         type=lookahead,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -62,6 +63,32 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_hearing(parser: argparse.ArgumentParser) -> None:
+    """What decides which words are heard, besides the model."""
+    parser.add_argument(
+        "--gate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write nothing where voice activity hears nobody (default); --no-gate: the recogniser alone decides",
+    )
+    parser.add_argument(
+        "--hotwords",
+        type=phrases,
+        default=(),
+        metavar="WORDS",
+        help="names and phrases to expect, between commas, or @FILE with one a line",
+    )
+
+
+def phrases(text: str) -> tuple[str, ...]:
+    """An argparse type: phrases between commas, or those of a file, a line each."""
+    try:
+        found = Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else text.split(",")
+    except (OSError, UnicodeDecodeError) as e:
+        raise argparse.ArgumentTypeError(f"{text[1:]} cannot be read ({e}); give a UTF-8 file, a phrase a line") from e
+    return tuple(phrase.strip() for phrase in found if phrase.strip())
+
+
 def positive(text: str) -> float:
     """An argparse type: a number above zero."""
     value = float(text)
@@ -92,7 +119,8 @@ def recognizers(args: argparse.Namespace) -> Callable[[int], Recognizer]:
     loaded = load_model(args)
 
     def make(slots: int) -> Recognizer:
-        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, decoder=args.decoder, ngram=loaded.ngram)
+        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, decoder=args.decoder, ngram=loaded.ngram,
+                          gate=getattr(args, "gate", True), hotwords=getattr(args, "hotwords", ()))
 
     return make
 

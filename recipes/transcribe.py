@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 from torch import Tensor
 
-from vivavoce.recipes.options import CLOCK, add_model, lookahead, positive, recognizers, say
+from vivavoce.recipes.options import CLOCK, add_hearing, add_model, lookahead, positive, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import BLOCK_SECONDS, Recognizer
 from vivavoce.speech.asr.transcript import FORMATS, Transcript
@@ -264,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="files, patterns ('talks/**/*.mp3') or folders")
     add_model(parser)
+    add_hearing(parser)
     parser.add_argument(
         "--lookahead",
         type=lookahead,

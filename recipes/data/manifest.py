@@ -7,15 +7,18 @@ read them. Quotes mean nothing, and paths are relative to the manifest.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vivavoce.speech.errors import BadManifest
 
 COLUMNS = ("path", "seconds", "sample_rate", "speaker", "split", "text", "licence", "source")
 NAME = "manifest.tsv"
+HELD_OUT = 5  # of noise, one recording in so many is kept for measuring
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,27 @@ class Utterance:
     def is_noise(self) -> bool:
         """Nobody speaks: no text and no speaker (`-`). Untranscribed speech has a speaker."""
         return self.speaker in ("", "-") and not self.text
+
+    @property
+    def is_response(self) -> bool:
+        """How a room answers a click: named `rir_...`."""
+        return self.is_noise and "rir" in self.path.stem.split("_")
+
+
+def kept_for_dev(name: str) -> bool:
+    """Whether a noise of this file name is for measuring. Its digest decides, so everybody agrees without a list; takes
+    of one source, which differ in a last `-A`, `-B` ..., stay together."""
+    source = re.sub(r"-[A-Z]$", "", Path(name).stem)
+    return hashlib.sha256(source.encode()).digest()[0] % HELD_OUT == 0
+
+
+def _with_dev_noise(utterances: list[Utterance]) -> list[Utterance]:
+    """The rows, where no noise is marked `dev` a share of it moved there: nobody's training has then heard it."""
+    noises = [u for u in utterances if u.is_noise and not u.is_response]
+    if any(u.split == "dev" for u in noises):
+        return utterances
+    return [replace(u, split="dev") if u.is_noise and not u.is_response and u.split == "train"
+            and kept_for_dev(u.path.name) else u for u in utterances]  # fmt: skip
 
 
 def _utterance(row: Mapping[str, str | None], folder: Path, where: str) -> Utterance:
@@ -66,13 +90,15 @@ def _rows(path: Path) -> Iterator[Utterance]:
 def load(path: str | os.PathLike[str], split: str | None = None) -> list[Utterance]:
     """The rows of a manifest file, or of `manifest.tsv` in a folder; with `split`, only that split's.
 
+    Where a manifest marks no noise as `dev`, one recording in five is made so (`kept_for_dev`).
+
     Raises:
         BadManifest: it cannot be read, lacks a column, or holds a bad number; names the line and the cure.
     """
     file = Path(path)
     file = file / NAME if file.is_dir() else file
     try:
-        return [u for u in _rows(file) if split is None or u.split == split]
+        return [u for u in _with_dev_noise(list(_rows(file))) if split is None or u.split == split]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise BadManifest(f"{file}: cannot be read ({e}); give a UTF-8 TSV or a folder that holds {NAME}") from e
 

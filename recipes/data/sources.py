@@ -38,20 +38,16 @@ def human(speech_dir: str | os.PathLike[str]) -> tuple[list[Utterance], Dropped]
 
 
 def noises(speech_dir: str | os.PathLike[str], shortest: float = 1.0) -> list[Utterance]:
-    """Training rows in which nobody speaks. Room responses are shorter than any noise, or named `rir`."""
+    """Training rows in which nobody speaks. Room responses are shorter than any noise, or named `rir_...`."""
     rows = manifest.load_all(speech_dir, "train")
-    return [u for u in rows if u.is_noise and u.seconds >= shortest and not _is_response(u)]
-
-
-def _is_response(utterance: Utterance) -> bool:
-    return "rir" in utterance.path.stem.split("_")
+    return [u for u in rows if u.is_noise and u.seconds >= shortest and not u.is_response]
 
 
 def recorded_rooms(speech_dir: str | os.PathLike[str]) -> list[Audio]:
     """Recorded responses, from their direct sound on and at unit height; files named `rir_...` in noise manifests."""
     made: list[Audio] = []
     for u in manifest.load_all(speech_dir, "train"):
-        if u.is_noise and _is_response(u):
+        if u.is_response:
             response = read_audio(u).astype(np.float32)
             direct = int(np.abs(response).argmax())
             made.append(response[direct : direct + rooms.RATE // 2] / max(float(np.abs(response).max()), 1.0))

@@ -5,7 +5,7 @@ Configuration and weights live side by side (speech/checkpoint.py); streaming is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 import torch
@@ -17,6 +17,7 @@ from vivavoce.streaming.buffers import count_mask
 
 from .ctc import CtcHead
 from .transducer import Transducer
+from .voice import Gate
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TransducerConfig:
 class AsrConfig:
     """pieces: how many subword tokens; blank is the next index after them. normalize: "per_feature" for checkpoints
     that need the whole utterance's mean and variance, which no stream has. lookaheads: those trained, in encoder
-    frames, which a model that hears whole utterances only has none of."""
+    frames, which a model that hears whole utterances only has none of. gate: how labels depend on voice (None: not)."""
 
     name: str
     encoder: EncoderConfig
@@ -46,6 +47,7 @@ class AsrConfig:
     normalize: Literal["none", "per_feature"] = "none"
     transducer: TransducerConfig | None = None
     lookaheads: tuple[int, ...] = (0, 1, 6, 13, 69)
+    gate: Gate | None = field(default_factory=Gate)
 
     def __post_init__(self) -> None:
         if self.pieces < 1:

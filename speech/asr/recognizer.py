@@ -15,17 +15,20 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vivavoce.speech import audio
-from vivavoce.speech.errors import BadCheckpoint
+from vivavoce.speech.errors import BadCheckpoint, BadConfig
+from vivavoce.speech.vad import Vad
 from vivavoce.streaming.chain import Chain, ChainState
 from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Engine, Slot
 
 from .ctc import CtcGreedy
-from .ctc_beam import CtcBeam
+from .ctc_beam import CtcBeam, Scorer
+from .hotwords import HotwordScorer, SumScorer
 from .model import AsrModel
 from .ngram import NGram, NGramScorer
 from .transcript import Transcript
-from .transducer import TransducerGreedy
+from .transducer import GatedTransducer, TransducerGreedy
+from .voice import Gate, GatedCtc, Heard
 from .words import Emissions, OpenWord, Token, Update, Vocabulary, Word
 
 BLOCK_SECONDS = 30.0  # how much of a file is fed at once
@@ -54,28 +57,40 @@ class Recognizer:
 
     model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once; decoder: "auto" (the beam
     where there is an n-gram to fuse, else greedy), "greedy" (the transducer where there is one, else CTC), or "ctc",
-    "beam" (CTC prefixes), "rnnt", "tdt"; ngram: what the beam is to fuse.
+    "beam" (CTC prefixes), "rnnt", "tdt"; ngram: what the beam is to fuse; gate: write nothing where voice activity
+    hears nobody, as the model's configuration says; hotwords: words and phrases to expect, for the beam alone.
     A model that hears whole utterances only can `transcribe`, but not `open` a session.
     """
 
     def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1, decoder: str = "auto",
-                 ngram: NGram | None = None) -> None:
-        """Raises BadCheckpoint when the model does not have that decoder."""
+                 ngram: NGram | None = None, gate: bool = True, hotwords: Sequence[str] = ()) -> None:
+        """Raises BadCheckpoint when the model does not have that decoder, BadConfig for hot words that none can use."""
         self.model = model.eval()
         self.clock = Clock()
-        self.vocabulary = Vocabulary([tokenizer.id_to_token(i) or "" for i in range(model.config.pieces)],
-                                     self.clock.frame)
-        self.decoder = decoder_of(model, decoder, ngram)
+        pieces = [tokenizer.id_to_token(i) or "" for i in range(model.config.pieces)]
+        self.vocabulary = Vocabulary(pieces, self.clock.frame)
+        gated = model.config.gate if gate and model.config.encoder.causal else None
         weight = next(model.encoder.parameters())
         self.device = weight.device
+        scorers: list[Scorer] = [NGramScorer(ngram.to(self.device))] if ngram else []
+        scorers += [HotwordScorer(hotwords, pieces, device=self.device)] if hotwords else []
+        self.decoder = decoder_of(model, decoder, scorers, gated=gated is not None)
+        if hotwords and not isinstance(self.decoder, CtcBeam):
+            raise BadConfig(f"decoder {decoder!r} cannot use hot words; choose beam, on a model with a CTC head")
         self._engine: Engine[ChainState] | None = None
         if model.config.encoder.causal:
             model.encoder.tabulate()
-            self._engine = Engine(
-                Chain([model.features, model.encoder, self.decoder],
-                      item_shapes=[(), (model.config.encoder.mels,), (model.config.encoder.width,)],
-                      like=torch.zeros((), dtype=weight.dtype, device=weight.device)), slots)
+            self._engine = Engine(self._chain(gated, torch.zeros((), dtype=weight.dtype, device=weight.device)), slots)
         self._progress: dict[Slot, Progress] = {}
+
+    def _chain(self, gate: Gate | None, like: Tensor) -> Chain:
+        """PCM to tokens; behind a gate the first stage is features, encoder and voice activity together."""
+        model, e = self.model, self.model.config.encoder
+        hear = [model.features, model.encoder]
+        if gate is None:
+            return Chain([*hear, self.decoder], item_shapes=[(), (e.mels,), (e.width,)], like=like)
+        heard = Heard(Chain(hear, item_shapes=[(), (e.mels,)], like=like), Vad.load().to(like.device), gate)
+        return Chain([heard, self.decoder], item_shapes=[(), (e.width + 1,)], like=like)
 
     @property
     def engine(self) -> Engine[ChainState]:
@@ -204,20 +219,23 @@ class _Reading:
         return torch.zeros(0) if block is None else block
 
 
-def decoder_of(model: AsrModel, name: str, ngram: NGram | None = None) -> Any:
-    """The decoding stage of that name; see `Recognizer`."""
+def decoder_of(model: AsrModel, name: str, scorers: Sequence[Scorer] = (), gated: bool = False) -> Any:
+    """The decoding stage of that name; see `Recognizer`. scorers: what a beam fuses; gated: its frames come from
+    `Heard`."""
     has = model.config.decoders
     if name == "auto":
-        name = "beam" if ngram is not None and "ctc" in has else "greedy"
+        name = "beam" if scorers and "ctc" in has else "greedy"
     if name == "greedy":
         name = has[-1] if has else name
-    if name == "ctc" and model.ctc is not None:
-        return CtcGreedy(model.ctc, model.config.blank)
-    if name == "beam" and model.ctc is not None:
-        scorer = NGramScorer(ngram.to(next(model.parameters()).device)) if ngram else None
-        return CtcBeam(model.ctc, model.config.blank, tail=BEAM_TAIL, scorer=scorer)
+    if name in ("ctc", "beam") and model.ctc is not None:
+        head = GatedCtc(model.ctc, model.config.blank) if gated else model.ctc
+        if name == "ctc":
+            return CtcGreedy(head, model.config.blank)
+        scorer = scorers[0] if len(scorers) == 1 else SumScorer(scorers) if scorers else None
+        return CtcBeam(head, model.config.blank, tail=BEAM_TAIL, scorer=scorer)
     if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
-        return TransducerGreedy(model.transducer, model.config.transducer.max_symbols)
+        transducer = GatedTransducer(model.transducer) if gated else model.transducer
+        return TransducerGreedy(transducer, model.config.transducer.max_symbols)
     raise BadCheckpoint(f"{model.config.name} has no decoder {name!r}; it has {', '.join(has) or 'none'}"
                         + (" and beam" if "ctc" in has else ""))
 

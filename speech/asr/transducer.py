@@ -122,12 +122,17 @@ class Transducer(nn.Module):
         )
         return loss
 
-    def best(self, encoder: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def best(
+        self, encoder: Tensor, prediction: Tensor, penalty: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(token, duration, probability of the token), each of the shape the projections broadcast to.
 
-        A blank lasts at least a frame. Without durations a blank lasts one frame and any other token none.
+        A blank lasts at least a frame. Without durations a blank lasts one frame and any other token none. penalty:
+        nats to add to every label but blank, of that shape.
         """
         logits = self.joint(encoder, prediction)
+        if penalty is not None:
+            logits = torch.cat([logits[..., : self.blank] + penalty[..., None], logits[..., self.blank :]], dim=-1)
         token_logits = logits[..., : self.blank + 1]
         value, token = token_logits.max(-1)
         probability = (value - token_logits.logsumexp(-1)).exp()
@@ -136,6 +141,21 @@ class Transducer(nn.Module):
             return token, is_blank, probability
         duration = self.durations[logits[..., self.blank + 1 :].argmax(-1)]
         return token, torch.maximum(duration, is_blank), probability
+
+
+class GatedTransducer:
+    """A `Transducer` as its greedy decoder uses it, for frames whose last channel is a penalty (see voice.py)."""
+
+    def __init__(self, inner: Transducer) -> None:
+        self.inner, self.decoder, self.joint, self.blank = inner, inner.decoder, inner.joint, inner.blank
+
+    def encoder_projector(self, x: Tensor) -> Tensor:
+        """x: (slots, T, d + 1). Returns (slots, T, joint + 1), the penalty still last."""
+        return torch.cat([self.inner.encoder_projector(x[..., :-1]), x[..., -1:]], dim=-1)
+
+    def best(self, encoder: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Transducer.best`."""
+        return self.inner.best(encoder[..., :-1], prediction, encoder[..., -1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +198,7 @@ class TransducerGreedy:
 
     spec = StageSpec(in_hz=FRAME_HZ, out_hz=FRAME_HZ)
 
-    def __init__(self, model: Transducer, max_symbols: int = 10, window: int = 8) -> None:
+    def __init__(self, model: Transducer | GatedTransducer, max_symbols: int = 10, window: int = 8) -> None:
         self.model, self.max_symbols, self.window = model, max_symbols, window
 
     @torch.no_grad()

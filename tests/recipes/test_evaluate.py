@@ -14,10 +14,10 @@ from babble import noise
 from vivavoce.recipes import cli
 from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.manifest import Utterance
-from vivavoce.recipes.evaluate import Session, evaluate, percentile, pushes, sets
+from vivavoce.recipes.evaluate import Result, Session, evaluate, percentile, pushes, sets
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer
-from vivavoce.speech.asr.score import score, total
+from vivavoce.speech.asr.score import Errors, score, total
 from vivavoce.speech.asr.words import Update, Word
 from vivavoce.speech.checkpoint import Loaded
 from vivavoce.speech.errors import BadManifest
@@ -164,6 +164,21 @@ def test_the_table_has_a_line_a_row_of_equal_width(quick: Path, corpus: Path,
                                                         ["second", "0"]]  # fmt: skip
 
 
+def test_the_interval_is_over_speakers_where_there_are_many() -> None:
+    def groups(speakers: int) -> list[Errors]:
+        return Result([(str(i % speakers), score("a b", "a")) for i in range(40)]).groups
+
+    assert len(groups(2)) == 40
+    assert groups(20) == [Errors(0, 2, 0, 4)] * 20
+
+
+def test_a_row_says_how_sure_it_is(run: Callable[..., Any], corpus: Path) -> None:
+    _, rows, _ = run(corpus / "first", "--lookahead", "480", "--no-gate", "--hotwords", "ruvo, mu")
+    low, high = rows[0]["wer_interval"]
+    assert low <= rows[0]["wer"] <= high
+    assert rows[0]["made_up_per_minute"] is None
+
+
 def test_only_the_first_of_each_set_when_limited(run: Callable[..., Any], corpus: Path) -> None:
     _, rows, _ = run(corpus, "--limit", "1", "--lookahead", "0")
     assert [row["seconds"] for row in rows] == [1.3, 1.3]
@@ -184,8 +199,9 @@ def test_noise_without_words_has_no_rate_to_report(run: Callable[..., Any], tmp_
     manifest.write(tmp_path / "noises" / manifest.NAME, [Utterance(path, 1, 16000, "-", "dev", "")])
     code, rows, _ = run(tmp_path / "noises", "--lookahead", "0")
     assert code == 0
-    assert rows[0]["wer"] is None
+    assert rows[0]["wer"] is rows[0]["wer_interval"] is None
     assert rows[0]["inserted"] > 0
+    assert rows[0]["made_up_per_minute"] == pytest.approx(60 * rows[0]["inserted"], rel=1e-3)
 
 
 def test_what_cannot_be_scored_is_named(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

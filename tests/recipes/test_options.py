@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from vivavoce.recipes import options
-from vivavoce.recipes.options import Lookahead, add_model, count, load_model, lookahead, positive, say
+from vivavoce.recipes.options import Lookahead, add_hearing, add_model, count, load_model, lookahead, positive, say
 from vivavoce.speech.errors import BadCheckpoint, MissingDevice
 
 
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_model(parser)
+    add_hearing(parser)
     parser.add_argument("--lookahead", type=lookahead)
     parser.add_argument("--count", type=count)
     parser.add_argument("--positive", type=positive)
@@ -41,7 +42,8 @@ def test_a_lookahead_between_two_rounds_down_with_a_note() -> None:
     ("--count", "0", "0 is not 1 or more"), ("--count", "1.5", "invalid count value"),
     ("--positive", "0", "not a number above zero"), ("--positive", "-1", "not a number above zero"),
     ("--positive", "nan", "not a number above zero"), ("--positive", "inf", "not a number above zero"),
-    ("--positive", "much", "invalid positive value"), ("--device", "tpu", "cpu"),
+    ("--positive", "much", "invalid positive value"), ("--hotwords", "@/nowhere", "cannot be read"),
+    ("--device", "tpu", "cpu"),
 ])
 def test_a_value_out_of_range_is_bad_usage_that_names_the_option(
         option: str, text: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +53,15 @@ def test_a_value_out_of_range_is_bad_usage_that_names_the_option(
     error = capsys.readouterr().err
     assert option in error
     assert why in error
+
+
+def test_hot_words_come_between_commas_or_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("Zoë Quill\n\n Bo \n")
+    assert parse("--hotwords", "Ann, Bo Diddley,").hotwords == ("Ann", "Bo Diddley")
+    assert parse("--hotwords", f"@{tmp_path / 'names'}").hotwords == ("Zoë Quill", "Bo")
+    assert parse().hotwords == ()
+    assert parse().gate
+    assert not parse("--no-gate").gate
 
 
 def test_numbers_in_range_are_taken_as_they_are() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vivavoce.recipes.data.manifest import COLUMNS, Utterance, load, load_all, write
+from vivavoce.recipes.data.manifest import COLUMNS, Utterance, kept_for_dev, load, load_all, write
 from vivavoce.speech.errors import BadManifest
 
 
@@ -28,6 +28,24 @@ def test_only_a_row_without_text_and_speaker_is_noise(tmp_path: Path) -> None:
     assert noise.is_noise
     assert not speech.is_noise
     assert not Utterance(tmp_path, 1, 1, "someone", "train", "").is_noise
+
+
+def test_a_fifth_of_the_noise_is_kept_for_measuring_by_its_name_alone(tmp_path: Path) -> None:
+    noises = [Utterance(tmp_path / f"1-{i}-A.wav", 5.0, 16000, "-", "train", "") for i in range(200)]
+    rest = [Utterance(tmp_path / "rir_1-0-A.wav", 0.2, 16000, "-", "train", ""), _rows(tmp_path)[0]]
+    write(tmp_path / "manifest.tsv", [*noises, *rest])
+    dev = [u.path.name for u in load(tmp_path, "dev")]
+    assert dev == [u.path.name for u in noises if kept_for_dev(u.path.name)]
+    assert 25 < len(dev) < 55
+    assert not set(dev) & {u.path.name for u in load(tmp_path, "train")}
+    assert len(load(tmp_path)) == 202
+    assert all(kept_for_dev(name.replace("-A", "-C")) for name in dev)  # another take of the same source
+
+
+def test_a_manifest_that_keeps_noise_for_measuring_itself_is_believed(tmp_path: Path) -> None:
+    noises = [Utterance(tmp_path / f"{i}.wav", 5.0, 16000, "-", "dev" if i == 7 else "train", "") for i in range(50)]
+    write(tmp_path / "manifest.tsv", noises)
+    assert [u.path.name for u in load(tmp_path, "dev")] == ["7.wav"]
 
 
 def test_every_folder_below_the_root_is_gathered(tmp_path: Path) -> None:

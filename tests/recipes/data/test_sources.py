@@ -53,6 +53,16 @@ def test_noises_and_room_responses_are_told_apart(speech: Path) -> None:
     assert len(sources.room_pool(speech, count=3)) == 4
 
 
+def test_noise_kept_for_measuring_is_no_training_material(speech: Path) -> None:
+    rows = [(f"{i}.wav", "-", "train", "", 1.0) for i in range(12)]
+    _corpus(speech, "more", rows)
+    kept = {name for name, *_ in rows if manifest.kept_for_dev(name)}
+    assert kept
+    heard = {u.path.name for u in sources.noises(speech)} | {u.path.name for u in sources.gather(speech).utterances}
+    assert not kept & heard
+    assert len(sources.noise_pool(speech)) == 1 + 12 - len(kept)
+
+
 def test_noise_has_empty_text_and_its_share_and_repeats_follow_the_corpus(speech: Path, tmp_path: Path) -> None:
     _corpus(speech, "synth", [("s.wav", "flite/slt", "train", "hello there", 2.0)])
     got = sources.gather(speech, repeats={"people": 3.0, "synth": 1.5}, noise_share=0.1)

@@ -14,21 +14,24 @@ from torch import Tensor
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.asr.recognizer import Recognizer, Snapshot, blocks_of
 from vivavoce.speech.asr.transcript import Transcript
+from vivavoce.speech.asr.voice import Gate
 from vivavoce.speech.asr.words import Word
 from vivavoce.speech.errors import BadAudio, BadCheckpoint
 from vivavoce.speech.nn.encoder import EncoderConfig
 from vivavoce.streaming.errors import UnknownSlot
 
 PIECES = ["▁a", "b", "▁c", "d", "▁e", "'"]
+TOKENIZER = Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1]))
 
 
 def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, decoder: str = "ctc",
-                    causal: bool = True) -> Recognizer:
+                    causal: bool = True, gate: Gate | None = None) -> Recognizer:
     """Random weights, its head made to babble on the noise below: many words for the comparisons."""
     torch.manual_seed(3)
     encoder = EncoderConfig(width=width, layers=layers, heads=4, hidden=2 * width, channels=8, dropout=0.0,
                             causal=causal)
-    model = AsrModel(AsrConfig("random", encoder, len(PIECES), transducer=TransducerConfig(hidden=16, layers=1)))
+    model = AsrModel(AsrConfig("random", encoder, len(PIECES), transducer=TransducerConfig(hidden=16, layers=1),
+                               gate=gate))
     model.eval()
     assert model.ctc is not None
     with torch.no_grad():
@@ -40,8 +43,7 @@ def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, decoder: s
         projector = model.transducer.encoder_projector
         projector.weight.normal_(std=20.0)
         projector.bias.copy_(-projector.weight @ x[0].mean(0))
-    return Recognizer(model, Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1])), slots=slots,
-                      decoder=decoder)
+    return Recognizer(model, TOKENIZER, slots=slots, decoder=decoder)
 
 
 def noise(samples: int, seed: int = 0) -> Tensor:
@@ -184,6 +186,27 @@ def test_every_decoder_streams_as_it_transcribes(decoder: str) -> None:
     assert len(whole.words) > 3
     for sizes in ([1111], random_sizes(5, 20_000)):
         assert same(stream(recognizer, pcm, sizes, 6), whole.words)
+
+
+@pytest.mark.parametrize("decoder", ["ctc", "beam", "rnnt"])
+def test_behind_a_gate_every_decoder_streams_as_it_transcribes_through_a_snapshot(decoder: str) -> None:
+    gate = Gate(best=2, full=0.1, weight=100.0)  # the noise has voice probabilities of 0 to 0.05
+    recognizer, pcm = make_recognizer(decoder=decoder, gate=gate), noise(60_000)
+    whole = recognizer.transcribe(pcm, lookahead=6).words
+    assert 3 < len(whole) < len(make_recognizer(decoder=decoder).transcribe(pcm, lookahead=6).words)
+    assert same(stream(recognizer, pcm, random_sizes(5, 20_000), 6), whole)
+    slot = recognizer.open(lookahead=6)
+    before = recognizer.step({slot: pcm[:24_444]})[slot].stable
+    moved = recognizer.open(snapshot=recognizer.snapshot(slot))
+    recognizer.step({slot: noise(9999, 7)})
+    assert same(before + recognizer.step({moved: pcm[24_444:]}, [moved])[moved].stable, whole)
+
+
+def test_the_gate_can_be_left_open() -> None:
+    shut, pcm = make_recognizer(gate=Gate(full=1.0, weight=1e5)), noise(30_000)
+    opened = Recognizer(shut.model, TOKENIZER, gate=False)
+    assert shut.transcribe(pcm).words == ()
+    assert same(opened.transcribe(pcm).words, make_recognizer().transcribe(pcm).words)
 
 
 def test_a_decoder_that_the_model_lacks_is_named() -> None:
