@@ -35,6 +35,7 @@ COMMANDS = {
     "listen": Command("listen", "a microphone to text, live"),
     "chat": Command("chat", "talk to a language model in text"),
     "speak": Command("speak", "text to a file or the loudspeaker"),
+    "agent": Command("agent", "talk with the agent, over microphone and loudspeaker"),
     "evaluate": Command("evaluate", "word errors, delay and speed over a manifest"),
     "models": Command("models", "list, inspect and convert models"),
     "bench asr": Command("bench.asr", "the recogniser's speed beside transformers', in one run"),

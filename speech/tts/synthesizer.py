@@ -9,7 +9,7 @@ changes nothing: offline is `step` until it is done.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,10 +21,12 @@ from vivavoce.streaming.chain import Chain, ChainState
 from vivavoce.streaming.engine import Engine, Slot
 from vivavoce.streaming.errors import UnknownSlot
 
-from .phones import PAUSE, encode
+from .flow import MOST_STEPS
+from .phones import encode
 from .phrases import Phrase, Splitter
 from .script import script
 from .ssml import FASTEST, SLOWEST, Reader
+from .voice import fresh
 
 LONGEST_CHUNK = 40  # frames: 0.8 s of sound is the most that one step makes of a session
 
@@ -39,17 +41,19 @@ class Plan(Protocol):
 
 
 class Voice(Protocol):
-    """What a synthesizer needs of a voice; see `voice.Voice`.
+    """What a synthesizer needs of a voice: what `voice.Voice` has.
 
-    plan: phones to frames; lengths sets, for symbols by index, how many frames they take. chain: from frames
-    to PCM, `frame_samples` a frame, at so many solver steps; its first stage works in chunks of `chunk` frames.
+    plan: phones of a phrase to frames; pause: silence of so many frames; stage: from frames to PCM, `frame_samples` a
+    frame, in so many solver steps.
     """
 
-    sample_rate: int
-    frame_samples: int
-
-    def plan(self, phones: Sequence[int], *, rate: float = 1.0, lengths: Mapping[int, int] = ...) -> Plan: ...
-    def chain(self, steps: int) -> Chain: ...
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def frame_samples(self) -> int: ...
+    def plan(self, phones: Sequence[int], *, rate: float = 1.0) -> Plan: ...
+    def pause(self, frames: int) -> Plan: ...
+    def stage(self, *, steps: int) -> Chain: ...
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ class Spoken:
 
 @dataclass
 class _Session:
-    """What is between a session's text and its engine. frames: (n, width), planned and not yet fed; planned: how many
-    frames that is in all, with those fed; made: samples given out."""
+    """What is between a session's text and its engine. frames: (n, width), planned and not yet fed; planned, fed,
+    spoken: how many in all were planned, were given to the engine, and have been through the flow; chunks: in how many
+    steps; made: samples given out."""
 
     rate: float
     frames: Tensor
@@ -92,6 +97,8 @@ class _Session:
     phrases: deque[Phrase] = field(default_factory=deque)
     words: deque[SpokenWord] = field(default_factory=deque)
     planned: int = 0
+    fed: int = 0
+    spoken: int = 0
     chunks: int = 0
     made: int = 0
     finished: bool = False  # no more text
@@ -105,13 +112,14 @@ class Synthesizer:
     """
 
     def __init__(self, voice: Voice, *, slots: int = 1, steps: int = 4) -> None:
-        """Raises BadConfig for steps outside 1 to 100."""
-        if not 1 <= steps <= 100:
-            raise BadConfig(f"{steps} solver steps: give 1 to 100; 4 are usual")
+        """Raises BadConfig for steps outside 1 to 10."""
+        if not 1 <= steps <= MOST_STEPS:
+            raise BadConfig(f"{steps} solver steps: give 1 to {MOST_STEPS}; 4 are usual")
         self.voice, self.steps = voice, steps
         self.sample_rate = voice.sample_rate
-        self._chain = voice.chain(steps)
-        self._chunk = max(1, self._chain.stages[0].spec.chunk)  # frames of the smallest chunk
+        self._chain = voice.stage(steps=steps)
+        self._chunk = max(stage.spec.chunk for stage in self._chain.stages)  # frames of the smallest chunk
+        self._ahead: int = getattr(self._chain.stages[0], "ahead", 0)  # frames it holds back to look at
         self._engine: Engine[ChainState] = Engine(self._chain, slots, max_lookahead=self._chain.max_lookahead)
         self._sessions: dict[Slot, _Session] = {}
 
@@ -127,13 +135,8 @@ class Synthesizer:
         """
         if not SLOWEST <= rate <= FASTEST:
             raise BadConfig(f"rate {rate:g} is outside {SLOWEST:g} to {FASTEST:g}")
-        chain = self._chain
-        state = chain.init_state(1)
-        for name, leaf in state.leaves():
-            if name.split(".")[-1] == "seed":
-                leaf.fill_(seed)
-        slot = self._engine.open(snapshot=state)
-        self._sessions[slot] = _Session(rate, chain.like.new_zeros(0, *chain.item_shapes[0]))
+        slot = self._engine.open(snapshot=fresh(self._chain, seed=seed))
+        self._sessions[slot] = _Session(rate, self._chain.like.new_zeros(0, *self._chain.item_shapes[0]))
         return slot
 
     def push(self, slot: Slot, text: str) -> None:
@@ -159,15 +162,13 @@ class Synthesizer:
         for slot, session in self._sessions.items():
             if session.done:
                 continue
-            frames, last = self._next_chunk(session)
-            if last and not len(frames) and not session.chunks:  # there was nothing to say
+            chunk, last = self._next_chunk(session)
+            if last and not session.planned:  # there was nothing to say
                 session.done = True
                 out[slot] = Speech(torch.zeros(0), (), True)
-            elif last or len(frames):
-                feeds[slot] = frames
-                final += [slot] * last
-                session.chunks += 1
-                self._engine.set_lookahead(slot, max(1, -(-len(frames) // self._chunk)) - 1)
+            elif last or chunk:
+                feeds[slot], final = self._take(session, chunk, last), final + [slot] * last
+                self._engine.set_lookahead(slot, max(chunk // self._chunk - 1, 0))
         for slot, (pcm, count) in self._engine.step(feeds, final).items():
             out[slot] = self._collect(self._sessions[slot], pcm[:count], slot in final)
         return out
@@ -210,21 +211,32 @@ class Synthesizer:
         if last:
             session.phrases += session.splitter.finish()
 
-    def _next_chunk(self, session: _Session) -> tuple[Tensor, bool]:
-        """The frames to feed next, (n, width), and whether the session ends with them; n is 0 where nothing is ready.
+    def _next_chunk(self, session: _Session) -> tuple[int, bool]:
+        """How many frames to speak next, 0 where none are ready, and whether the session ends.
 
-        Chunks are whole multiples of the smallest, and reach over the end of a phrase only with what is less than one:
-        so all but that is spoken however long the next phrase takes to be written.
+        Chunks are whole multiples of the smallest, and reach over the end of a phrase only with what is less than one
+        (and the frames looked ahead): so all but that is spoken, however long the next phrase takes to be written.
         """
-        while len(session.frames) < self._chunk and session.phrases:
+        while self._spare(session) < self._chunk and session.phrases:
             self._plan(session)
-        waiting = len(session.frames)
-        if session.finished and not session.phrases and waiting < self._chunk:
-            return session.frames, True
+        spare = self._spare(session)
+        if session.finished and not session.phrases and spare < self._chunk:
+            return 0, True
         most = min(self._chunk << min(session.chunks, 16), max(LONGEST_CHUNK, self._chunk))
-        count = min(most, waiting) // self._chunk * self._chunk
-        chunk, session.frames = session.frames[:count], session.frames[count:]
-        return chunk, False
+        return max(0, min(most, spare)) // self._chunk * self._chunk, False
+
+    def _spare(self, session: _Session) -> int:
+        """Frames that are planned and can be spoken."""
+        return session.planned - self._ahead - session.spoken
+
+    def _take(self, session: _Session, chunk: int, last: bool) -> Tensor:
+        """What to feed so that the flow takes its next chunk; all there is where the session ends."""
+        session.chunks += 1
+        session.spoken += chunk
+        fed = len(session.frames) if last else session.spoken + self._ahead - session.fed
+        session.fed += fed
+        taken, session.frames = session.frames[:fed], session.frames[fed:]
+        return taken
 
     def _plan(self, session: _Session) -> None:
         """The next phrase's frames and word times."""
@@ -233,7 +245,7 @@ class Synthesizer:
             self._plan_words(session, phrase)
         if phrase.pause:
             count = max(1, round(phrase.pause * self.sample_rate / self.voice.frame_samples))
-            self._append(session, self.voice.plan(encode([PAUSE]), lengths={0: count}).frames)
+            self._append(session, self.voice.pause(count).frames)
 
     def _plan_words(self, session: _Session, phrase: Phrase) -> None:
         said = script(phrase)
@@ -250,7 +262,6 @@ class Synthesizer:
 
     @staticmethod
     def _append(session: _Session, frames: Tensor) -> None:
-        """A phrase's frames, behind what the one before could not fill a chunk with."""
         session.planned += len(frames)
         session.frames = torch.cat((session.frames, frames))
 

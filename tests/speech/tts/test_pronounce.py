@@ -1,0 +1,59 @@
+"""Words to phones: the dictionary, what is built on it, the rules, and words that depend on their neighbours."""
+
+from __future__ import annotations
+
+import pytest
+
+from vivavoce.speech.tts import pronounce as module
+from vivavoce.speech.tts.phones import encode
+from vivavoce.speech.tts.pronounce import dictionary, look_up, pronounce
+
+
+def said(text: str) -> str:
+    return " | ".join(" ".join(phones) for phones in pronounce(text.split()))
+
+
+def test_every_word_of_the_dictionary_is_made_of_known_phones() -> None:
+    assert len(dictionary()) > 100_000
+    encode({phone for phones in dictionary().values() for phone in phones.split()})
+    assert look_up("hello") == ("HH", "AH0", "L", "OW1")
+
+
+@pytest.mark.parametrize(("word", "ending"), [("tulip's", "S"), ("nebula's", "Z"), ("walrus's", "IH0 Z"),
+                                              ("remotes", "S"), ("rhinos", "Z")])  # fmt: skip
+def test_possessives_and_plurals_are_built_on_words_that_are_known(word: str, ending: str) -> None:
+    stem = word.removesuffix("'s") if "'" in word else word.removesuffix("s")
+    assert word not in dictionary()
+    assert look_up(word) == (*look_up(stem), *ending.split())
+
+
+def test_what_no_dictionary_has_is_said_by_rule() -> None:
+    assert look_up("vocoder") == ("V", "OW1", "K", "OW0", "D", "ER0")
+    assert look_up("qzx")
+
+
+def test_without_espeak_the_letters_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ipa", lambda word: "")
+    assert look_up.__wrapped__("vocoder") == module.guess("vocoder")
+
+
+@pytest.mark.parametrize(("text", "phones"), [
+    ("the end", "DH IY0 | EH1 N D"), ("the hour", "DH IY0 | AW1 ER0"), ("the use", "DH AH0 | Y UW1 S"),
+    ("to use", "T UW1 | Y UW1 Z"), ("read it", "R IY1 D | IH1 T"), ("has read", "HH AE1 Z | R EH1 D"),
+    ("they live", "DH EY1 | L IH1 V"), ("the record", "DH AH0 | R EH1 K ER0 D"),
+    ("to record", "T UW1 | R IH0 K AO1 R D"), ("the wind", "DH AH0 | W IH1 N D"),
+])  # fmt: skip
+def test_neighbours_decide_between_two_ways_of_saying(text: str, phones: str) -> None:
+    assert said(text) == phones
+
+
+def test_every_two_ways_are_made_of_known_phones() -> None:
+    for ways in module._TWOFOLD.values():
+        assert len(ways) == 4
+        for way in ways:
+            encode(way.split())
+
+
+def test_a_letter_is_said_by_its_name() -> None:
+    assert pronounce(["vitamin", "a"], [False, True])[1] == ("EY1",)
+    assert pronounce(["a", "vitamin"], [False, False])[0] == ("AH0",)
