@@ -10,7 +10,7 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,14 +25,15 @@ from websockets.sync.client import ClientConnection, connect
 from vivavoce.recipes.duplex import RATE, Clear, Duplex, Output, Pause, Play, Resume, Send, Show, Stages, Trouble
 from vivavoce.recipes.echo import Canceller
 from vivavoce.recipes.listen import Screen, on_interrupt, screen
-from vivavoce.recipes.options import say
+from vivavoce.recipes.options import count, lookahead, say
 from vivavoce.recipes.player import Player
 from vivavoce.speech.devices import Loudspeaker, Microphone
 from vivavoce.speech.errors import MissingDependency
 from vivavoce.streaming.errors import VivaVoceError
 
 Samples = NDArray[np.float32]
-LOOKAHEAD, SILENCE = 80, 300  # ms
+LOOKAHEAD = 80  # ms
+SEMANTIC = {"type": "semantic_vad"}  # a turn ends sooner the more complete it sounds
 PATH = "/v1/realtime"
 
 
@@ -104,11 +105,10 @@ class Agent:
             self._screen.live(text, line.tail)
 
 
-def session(lookahead: int, stats: bool = True) -> dict[str, Any]:
-    """The first event of a conversation."""
-    turns = {"type": "server_vad", "silence_duration_ms": SILENCE}
+def session(lookahead: int, turn_detection: Mapping[str, Any] = SEMANTIC, *, stats: bool = True) -> dict[str, Any]:
+    """The first event of a conversation; lookahead in ms."""
     pcm = {"type": "audio/pcm", "rate": RATE}
-    audio = {"input": {"format": pcm, "turn_detection": turns}, "output": {"format": pcm}}
+    audio = {"input": {"format": pcm, "turn_detection": turn_detection}, "output": {"format": pcm}}
     own = {"lookahead_ms": lookahead, "stats": stats}
     return {"type": "session.update", "session": {"type": "realtime", "audio": audio, "vivavoce": own}}
 
@@ -193,7 +193,7 @@ def talk(args: argparse.Namespace, url: str) -> None:
         screen() as where,
     ):
         agent = Agent(socket.send, player, where, echo, stats=args.stats)
-        socket.send(json.dumps(session(args.lookahead, args.stats)))
+        socket.send(json.dumps(session(args.lookahead.ms, stats=args.stats)))
         say(f"listening to {microphone.device}, speaking on {loudspeaker.device}; talk when you like; Ctrl-C ends")
         with on_interrupt(microphone.stop):
             converse(socket, agent, microphone, microphone.stop)
@@ -211,10 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", metavar="K", help="where the server asks for one")
     parser.add_argument("--input-device", metavar="D", help="number, name or part of a name of the microphone")
     parser.add_argument("--output-device", metavar="D", help="likewise of the loudspeaker")
-    parser.add_argument("--lookahead", type=int, default=LOOKAHEAD, metavar="MS",
+    parser.add_argument("--lookahead", type=lookahead, default=str(LOOKAHEAD), metavar="MS",
                         help="0 to 5520 ms: more is more accurate and later (default: %(default)s)")  # fmt: skip
     parser.add_argument("--stats", action="store_true", help="show what each reply took, stage by stage")
-    parser.add_argument("--measure", type=int, metavar="N", help="no devices: put N spoken questions and show the "
+    parser.add_argument("--measure", type=count, metavar="N", help="no devices: put N spoken questions and show the "
                         "median and the 95th percentile of every stage")  # fmt: skip
     return parser
 
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.measure:
             from vivavoce.recipes import voice_to_voice
 
-            print(voice_to_voice.table(voice_to_voice.measure(url, args.measure, args.lookahead, args.api_key)))
+            print(voice_to_voice.table(voice_to_voice.measure(url, args.measure, args.lookahead.ms, args.api_key)))
         else:
             talk(args, url)
     return 0

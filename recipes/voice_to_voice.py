@@ -29,6 +29,7 @@ QUESTIONS = (
     "hello, how are you today?", "what is your name?", "can you help me with something?", "what time is it?",
     "tell me something nice, please.", "how is the weather?", "what can you do?", "thank you very much.",
 )  # fmt: skip
+SILENCE = 300  # ms that end a turn
 BLOCK = 480  # 20 ms
 PATIENCE = 15.0  # seconds for a reply to begin
 QUIET = 1.0  # seconds between a reply's last sound and the next question
@@ -106,7 +107,8 @@ def measure(url: str, turns: int, lookahead: int, key: str | None = None) -> lis
     """So many questions in one conversation, after one that warms up. Raises NoServer, MissingDependency."""
     questions = [spoken(text) for text in QUESTIONS]
     with connected(url, key) as socket:
-        socket.send(json.dumps(session(lookahead)))
+        turn_detection = {"type": "server_vad", "silence_duration_ms": SILENCE}
+        socket.send(json.dumps(session(lookahead, turn_detection)))
         caller = Caller(socket)
         return [caller.ask(q) for q in itertools.islice(itertools.cycle(questions), turns + 1)][1:]
 

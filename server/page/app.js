@@ -8,6 +8,8 @@ import { Strip, View } from "./view.js";
 
 const FORMAT = { type: "audio/pcm", rate: 24000 };
 const FRAME = 80; // ms of one step of the slider
+const LOOKAHEAD = { captions: 480, talk: 80 }; // ms to begin with
+const PADDING = 300; // ms before speech that count as its beginning, so that no first sound is lost
 
 const PROBLEMS = {
   insecure: "Browsers give the microphone only to pages over https, or on localhost.",
@@ -26,6 +28,7 @@ class App {
     this.strip = new Strip(this.view.get("strip"));
     this.transcript = new Transcript();
     this.running = null; // {microphone, player, connection, talk} while on
+    this.chosen = { ...LOOKAHEAD };
     this.recorded = 0; // ms, by microphones closed since
     this.listen();
     this.view.lookahead(this.lookahead);
@@ -48,7 +51,8 @@ class App {
     on("lookahead", "change", () => this.configure());
     on("adaptive", "change", () => this.configure());
     on("forget", "click", () => this.forget());
-    for (const radio of document.getElementsByName("mode")) radio.addEventListener("change", () => this.change(radio.value));
+    for (const radio of document.getElementsByName("mode"))
+      radio.addEventListener("change", () => this.change(radio.value));
     for (const button of document.querySelectorAll("[data-save]"))
       button.addEventListener("click", () => save(this.transcript, button.dataset.save));
     document.addEventListener("keydown", ({ key }) => key === "Escape" && this.running?.talk?.interrupt());
@@ -63,7 +67,10 @@ class App {
   async change(mode) {
     const on = this.running !== null;
     if (on) await this.stop();
+    this.chosen[this.mode] = this.lookahead;
     this.view.mode(mode);
+    this.view.get("lookahead").value = this.chosen[mode] / FRAME;
+    this.view.lookahead(this.lookahead);
     if (on) await this.start();
   }
 
@@ -71,7 +78,8 @@ class App {
     const running = (this.running = {});
     this.view.state("asking", "Allow the microphone");
     try {
-      running.microphone = await Microphone.open((pcm, level) => this.heard(running, pcm, level), () => this.fail("gone"));
+      const heard = (pcm, level) => this.heard(running, pcm, level);
+      running.microphone = await Microphone.open(heard, () => this.fail("gone"));
       if (this.mode === "talk") running.player = await Player.open((report) => this.played(running, report));
     } catch (error) {
       if (!(error instanceof NoMicrophone)) console.error(error);
@@ -95,6 +103,7 @@ class App {
       player: running.player,
       send: (event) => connection.send(event),
       heardAt: (ms) => this.heardAt(running, ms),
+      padding: PADDING,
       onChange: () => this.view.speaking(running.talk),
       onFirstSound: (ms) => this.view.replyDelay(ms),
     });
@@ -136,11 +145,14 @@ class App {
   }
 
   session() {
-    const input = { format: FORMAT, turn_detection: { type: "server_vad", prefix_padding_ms: 0 } };
-    const vivavoce = { lookahead_ms: this.lookahead, adaptive_lookahead: this.view.get("adaptive").checked, stats: true };
-    if (this.mode === "captions") return { type: "transcription", audio: { input }, vivavoce };
-    const audio = { input, output: { format: FORMAT } };
-    return { type: "realtime", output_modalities: ["audio"], audio, vivavoce };
+    const adaptive_lookahead = this.view.get("adaptive").checked;
+    const vivavoce = { lookahead_ms: this.lookahead, adaptive_lookahead, stats: true };
+    if (this.mode === "captions") {
+      const turn_detection = { type: "server_vad", prefix_padding_ms: PADDING };
+      return { type: "transcription", audio: { input: { format: FORMAT, turn_detection } }, vivavoce };
+    }
+    const input = { format: FORMAT, turn_detection: { type: "semantic_vad" } };
+    return { type: "realtime", output_modalities: ["audio"], audio: { input, output: { format: FORMAT } }, vivavoce };
   }
 
   receive(running, event) {

@@ -60,7 +60,7 @@ export class Microphone {
     this.onBlock = onLast;
     const flushed = new Promise((resolve) => (this.flushed = resolve));
     this.node.port.postMessage(null);
-    await Promise.race([flushed, new Promise((resolve) => setTimeout(resolve, 200))]); // a dead device hands nothing over
+    await Promise.race([flushed, new Promise((resolve) => setTimeout(resolve, 200))]); // a dead device gives nothing
     for (const track of this.stream.getTracks()) [track.onended] = [null, track.stop()];
     await this.context.close();
   }

@@ -1,22 +1,25 @@
 // A conversation's sound: replies go to the player, and when the user talks over one it is paused at once, then played
 // on or dropped as the server decides. It knows no page; `player` and `send` are handed in, times are ms of `now()`.
 
+const TOLD = 12; // of the player's reports, 40 ms apart, one goes to the server
 const UNDECIDED = 4000; // ms after the user's last word; then a server that decides nothing has dropped nothing
 
 export class Talk {
   /** player: see audio.js. send(event) to the server. heardAt(ms): when that moment of the session's input was
-   *  captured. onChange() when `speaking` or `interruptions` changed; onFirstSound(ms): the user's last sound to the
-   *  reply's first. */
-  constructor({ player, send, heardAt, onChange, onFirstSound, now = () => performance.now() }) {
-    Object.assign(this, { player, send, heardAt, onChange, onFirstSound, now });
+   *  captured. padding: ms by which an utterance is said to begin before its first sound. onChange(): `speaking` or
+   *  `interruptions` changed. onFirstSound(ms): the time from the user's last sound to the reply's first. */
+  constructor({ player, send, heardAt, padding = 0, onChange, onFirstSound, now = () => performance.now() }) {
+    Object.assign(this, { player, send, heardAt, padding, onChange, onFirstSound, now });
     this.playing = new Set(); // items given to the player and not played to their end
     this.dropped = new Set(); // items cut short: what still comes of them is thrown away
     this.response = null; // in progress on the server
     this.barge = null; // an interruption that the server has yet to decide
-    this.interruptions = []; // {outcome, paused: ms from the user's first sound to silence, noticed: from the server's word}
+    this.interruptions = []; // {outcome, paused: ms from the user's first sound to silence, noticed: likewise from the
+    // server's word}
     this.silentSince = null; // when the user's last words ended
     this.timed = new Set(); // replies whose first sound was timed
     this.last = null; // the player's last word on how a reply ended
+    this.reports = 0;
   }
 
   get speaking() {
@@ -53,7 +56,7 @@ export class Talk {
   "input_audio_buffer.speech_started"({ audio_start_ms }) {
     clearTimeout(this.patience);
     if (!this.speaking || this.barge) return;
-    this.barge = { onset: this.heardAt(audio_start_ms ?? 0), told: this.now(), outcome: "undecided" };
+    this.barge = { onset: this.heardAt((audio_start_ms ?? 0) + this.padding), told: this.now(), outcome: "undecided" };
     this.interruptions.push(this.barge);
     this.player.pause();
   }
@@ -99,10 +102,11 @@ export class Talk {
   report({ what, item, played }) {
     if (what === "paused" || what === "cleared") this.silent();
     if (what === "finished" || what === "cleared") this.last = { what, item, played };
-    if (what === "cleared" && item !== null) {
-      const audio_end_ms = Math.floor(played / 24);
-      this.send({ type: "conversation.item.truncate", item_id: item, content_index: 0, audio_end_ms });
-    }
+    const heard = { item_id: item, audio_end_ms: Math.floor(played / 24) };
+    if (what === "cleared" && this.dropped.has(item))
+      this.send({ type: "conversation.item.truncate", content_index: 0, ...heard });
+    else if (this.playing.has(item) && (what !== "playing" || this.reports++ % TOLD === 0))
+      this.send({ type: "vivavoce.output_audio.played", ...heard });
     if (what === "finished" && this.playing.delete(item)) this.onChange();
     if (what === "playing" && played && !this.timed.has(item)) this.time(item, played);
   }

@@ -113,7 +113,7 @@ const CHANGES = {
   "conversation.item.truncated": (t, id) => Object.assign(t.entry(id, "agent"), { state: "interrupted" }),
   "conversation.item.retrieved": (t, id, { item }) => {
     const part = item.content?.find((c) => c.transcript !== undefined || c.text !== undefined);
-    if (item.role === "assistant" && part) return Object.assign(t.entry(id, "agent"), { text: part.transcript ?? part.text });
-    return undefined;
+    if (item.role !== "assistant" || !part) return undefined;
+    return Object.assign(t.entry(id, "agent"), { text: part.transcript ?? part.text });
   },
 };

@@ -315,7 +315,7 @@ def talked_over(*decision: tuple[str, dict[str, Any]]) -> Any:
         await wire.reply("a1", tone(1.5), "A long answer")
         await wire.event("test.playing")
         at = await wire.heard(0.2)
-        await wire.send("input_audio_buffer.speech_started", item_id="i2", audio_start_ms=int(at - 130))
+        await wire.send("input_audio_buffer.speech_started", item_id="i2", audio_start_ms=int(at - 130) - 300)
         await wire.event("test.paused")
         for kind, fields in decision:
             await wire.send(kind, **fields)
@@ -359,6 +359,10 @@ def test_a_false_alarm_pauses_and_the_reply_plays_on_to_its_last_sample(tab: Tab
     assert seen["outcome"] == "resumed"
     assert seen["noticed"] < NOTICED
     tab.until("!vivavoce.running.talk.speaking")
+    tab.until("vivavoce.running.connection.socket.bufferedAmount === 0")
+    told = [event["audio_end_ms"] for event in server.wires[0].all("vivavoce.output_audio.played")]
+    assert told == sorted(told)
+    assert len(told) >= 3
     assert tab.run("vivavoce.running.talk.last.played") == int(RATE * 1.5)
     assert server.wires[0].all("conversation.item.truncate") == []
 
