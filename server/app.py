@@ -22,13 +22,18 @@ from vivavoce.streaming.errors import VivaVoceError
 from . import http, page
 from .guard import Guard, Limits, Refusal, Refused
 from .house import House
+from .realtime import MakeReplies, Realtime
 from .rooms.room import Busy, Closed
 
 log = logging.getLogger(__name__)
 
 
-def build(house: House, limits: Limits | None = None) -> Starlette:
-    """house: its rooms start and stop with the application."""
+def build(house: House, limits: Limits | None = None, replies: MakeReplies | None = None) -> Starlette:
+    """house: its rooms start and stop with the application; replies: who answers in conversations, if anybody.
+
+    `state.realtime` of what is returned has the sessions, to drain them.
+    """
+    realtime = Realtime(house, replies)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -39,8 +44,8 @@ def build(house: House, limits: Limits | None = None) -> Starlette:
         house.metrics.refused.labels(code).inc()
 
     guard = Middleware(Guard, limits=limits or Limits(), needs_key=http.needs_key, refused=refused)
-    return Starlette(
-        routes=[*http.routes(house), *page.routes()],
+    app = Starlette(
+        routes=[*http.routes(house), *realtime.routes(), *page.routes()],
         middleware=[guard],
         exception_handlers={
             Refused: _turned_down,
@@ -50,6 +55,8 @@ def build(house: House, limits: Limits | None = None) -> Starlette:
         },
         lifespan=lifespan,
     )
+    app.state.realtime = realtime
+    return app
 
 
 def _response(refusal: Refusal) -> Response:

@@ -11,7 +11,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from vivavoce.speech import audio
-from vivavoce.speech.asr.recognizer import Recognizer, Snapshot
+from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Update, Word
 from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Slot
-from vivavoce.streaming.errors import BadLookahead, UnknownSlot
+from vivavoce.streaming.errors import BadLookahead
 
 from .room import Busy, Room, Step
 
@@ -61,19 +60,6 @@ class Deaf:
 Sink = Callable[[Heard | Deaf], None]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A stream outside the room, to go on later: what the recogniser knew (nothing, before the first chunk) and the
-    audio it had not yet heard."""
-
-    recognizer: Snapshot | None
-    lookahead: int
-    ending: bool
-    audio: Pcm
-    frames: int
-    taken: int
-
-
 @dataclass(eq=False)
 class Hearing:
     """A stream in the room. Every method may be called from any thread; what they ask for happens on the room's."""
@@ -81,7 +67,6 @@ class Hearing:
     room: HearingRoom
     sink: Sink
     lookahead: int
-    snapshot: Snapshot | None = None  # what it goes on from
     slot: Slot | None = None  # from its first chunk on
     queue: deque[Pcm] = field(default_factory=deque)
     held: int = 0  # samples in the queue
@@ -113,10 +98,6 @@ class Hearing:
         """Leave, whatever is still queued; twice is once. What is on its way may still reach the sink."""
         self.room.post(self.leave)
 
-    def keep(self) -> Future[Kept]:
-        """Leave with everything needed to go on: `HearingRoom.open(kept=...)`."""
-        return self.room.ask(self._keep)
-
     def _push(self, pcm: Pcm) -> None:
         if self.closed or self.ending or not len(pcm):
             return
@@ -141,16 +122,6 @@ class Hearing:
             self.closed = True
             self.queue.clear()
             self.room.dismiss(self)
-
-    def _keep(self) -> Kept:
-        """Raises UnknownSlot for a stream that has ended."""
-        if self.closed:
-            raise UnknownSlot("the stream has ended; open a new one")
-        snapshot = self.room.recognizer.snapshot(self.slot) if self.slot else self.snapshot
-        taken = self.taken
-        kept = Kept(snapshot, self.lookahead, self.ending, self.take(self.held), self.frames, taken)
-        self.leave()
-        return kept
 
     @property
     def wanted(self) -> int:
@@ -222,18 +193,11 @@ class HearingRoom(Room):
             raise Busy(message, retry_after=max(1.0, MEMORY))
         super().enter()
 
-    def open(self, sink: Sink, *, lookahead: int = 6, kept: Kept | None = None) -> Hearing:
-        """Start a stream for a session that has a place, fresh or from one that was kept. Raises BadLookahead."""
+    def open(self, sink: Sink, *, lookahead: int = 6) -> Hearing:
+        """Start a stream for a session that has a place. Raises BadLookahead."""
         self.check(lookahead)
         hearing = Hearing(self, sink, lookahead)
-        if kept is not None:
-            hearing.lookahead, hearing.frames, hearing.taken = kept.lookahead, kept.frames, kept.taken
-            hearing.snapshot = kept.recognizer
         self.post(lambda: self._inside.append(hearing))
-        if kept is not None:
-            hearing.push(kept.audio)
-            if kept.ending:
-                hearing.finish()
         return hearing
 
     def check(self, lookahead: int) -> None:
@@ -288,8 +252,7 @@ class HearingRoom(Room):
     def _seat(self, hearing: Hearing) -> bool:
         """Whether it has a slot; a stream gets one when it has a chunk, as soon as there is one."""
         if hearing.slot is None and self.recognizer.engine.free:
-            hearing.slot = self.recognizer.open(lookahead=hearing.lookahead, snapshot=hearing.snapshot)
-            hearing.snapshot = None
+            hearing.slot = self.recognizer.open(lookahead=hearing.lookahead)
         return hearing.slot is not None
 
     def _step(self, fed: Mapping[Hearing, Pcm], final: Collection[Hearing]) -> list[Update]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vivavoce.speech.turn import Turn, TurnConfig, TurnEvent, TurnState
+from vivavoce.speech.turn import Turn, TurnConfig, TurnEvent
 from vivavoce.speech.vad import WINDOW, Vad, VadState
 from vivavoce.streaming.engine import Engine, Slot
 from vivavoce.streaming.state import slots_tensor
@@ -32,9 +31,11 @@ WINDOWS = 16  # of one session in one step, so that one who sends faster than sp
 
 @dataclass(frozen=True)
 class Voice:
-    """What the windows up to at_sample held: events in order, and the last window's probability of speech."""
+    """What the windows up to at_sample held: events in order, and the last window's probability of speech. taken: how
+    many samples those are."""
 
     at_sample: int
+    taken: int
     events: tuple[TurnEvent, ...]
     probability: float
 
@@ -47,17 +48,6 @@ class Mute:
 
 
 Sink = Callable[[Voice | Mute], None]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A session outside the room, to go on later."""
-
-    vad: VadState
-    turn: TurnState
-    audio: NDArray[np.float32]
-    at_sample: int
-    changed_at: int
 
 
 @dataclass(eq=False)
@@ -87,10 +77,6 @@ class Watching:
     def close(self) -> None:
         self.room.post(self.leave)
 
-    def keep(self) -> Future[Kept]:
-        """Leave with everything needed to go on."""
-        return self.room.ask(self._keep)
-
     def leave(self) -> None:
         """On the room's thread."""
         if not self.closed:
@@ -100,11 +86,6 @@ class Watching:
     def _push(self, pcm: NDArray[np.float32]) -> None:
         if not self.closed:
             self.held = np.concatenate([self.held, pcm])
-
-    def _keep(self) -> Kept:
-        vad, turn = self.room.snapshot(self)
-        self.leave()
-        return Kept(vad, turn, self.held, self.at_sample, self.changed_at)
 
 
 class VoiceRoom(Room):
@@ -118,13 +99,11 @@ class VoiceRoom(Room):
         self._turns = self._turn.init_state(places)
         self._inside: list[Watching] = []
 
-    def open(self, sink: Sink, config: TurnConfig | None = None, *, kept: Kept | None = None) -> Watching:
+    def open(self, sink: Sink, config: TurnConfig | None = None) -> Watching:
         """Raises Busy, Closed."""
         self.enter()
         watching = Watching(self, sink)
-        if kept:
-            watching.held, watching.at_sample, watching.changed_at = kept.audio, kept.at_sample, kept.changed_at
-        self.post(lambda: self.admit(watching, config, kept))
+        self.post(lambda: self.admit(watching, config))
         return watching
 
     def tick(self) -> bool:
@@ -162,22 +141,20 @@ class VoiceRoom(Room):
         turns = self._turns.take(index)
         events = self._turn.step(padded, turns, valid, torch.zeros(len(rows), dtype=torch.bool), blank)
         self._turns.copy_slots_(index, turns, torch.arange(len(rows)))
-        return [Voice(row.at_sample, tuple(e), float(p[-1])) for row, e, p in zip(rows, events, speech, strict=True)]
+        return [
+            Voice(row.at_sample, len(feeds[_slot(row)]), tuple(e), float(p[-1]))
+            for row, e, p in zip(rows, events, speech, strict=True)
+        ]
 
-    def admit(self, watching: Watching, config: TurnConfig | None, kept: Kept | None) -> None:
-        watching.slot = self._engine.open(snapshot=kept.vad if kept else None)
-        state = kept.turn if kept else Turn(config).init_state(1)
-        self._turns.copy_slots_(slots_tensor(watching.slot.index), state, slots_tensor(0))
+    def admit(self, watching: Watching, config: TurnConfig | None) -> None:
+        """On the room's thread; there is a slot for everyone who has a place."""
+        watching.slot = self._engine.open()
+        self._turns.copy_slots_(slots_tensor(watching.slot.index), Turn(config).init_state(1), slots_tensor(0))
         self._inside.append(watching)
 
     def configure(self, watching: Watching, config: TurnConfig) -> None:
         if not watching.closed:
             self._turns.configure_(_slot(watching).index, config)
-
-    def snapshot(self, watching: Watching) -> tuple[VadState, TurnState]:
-        """Raises UnknownSlot for a session that has ended."""
-        slot = _slot(watching)
-        return self._engine.snapshot(slot), self._turns.take(slots_tensor(slot.index))
 
     def dismiss(self, watching: Watching) -> None:
         self._inside.remove(watching)
