@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -11,5 +12,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Computed in float32 (float64 for float64), rounded to x's dtype before the weight as the checkpoints were trained.
     """
-    wide = x if x.dtype == torch.float64 else x.float()
+    if x.dtype in (torch.float32, torch.float64):
+        return functional.rms_norm(x, weight.shape, weight, eps)  # the same in one call
+    wide = x.float()
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

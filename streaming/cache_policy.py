@@ -36,7 +36,8 @@ class CachePolicy(Protocol):
     """sinks: how many first tokens stay for ever, in entries 0 to sinks - 1; slack: how many tokens can always be taken
     back; entries: places a slot has; visible: the most tokens one query sees, itself included; block: the most tokens a
     row takes at once; limit: tokens after which nothing more can come, or None; scored: whether `plan` needs each
-    token's surprise."""
+    token's surprise; steady: whether tokens past the sinks keep their distances, `plan` is None, and writing keys and
+    values where the next token would go harms nothing."""
 
     @property
     def sinks(self) -> int: ...
@@ -52,6 +53,8 @@ class CachePolicy(Protocol):
     def limit(self) -> int | None: ...
     @property
     def scored(self) -> bool: ...
+    @property
+    def steady(self) -> bool: ...
 
     def plan(self, cache: CacheState) -> Tensor | None:
         """(slots, entries) true for what must leave before the next token comes; None when nothing ever does so."""
@@ -108,6 +111,10 @@ class SinkRing:
     @property
     def scored(self) -> bool:
         return False
+
+    @property
+    def steady(self) -> bool:
+        return True
 
     def plan(self, cache: CacheState) -> Tensor | None:
         return None  # each token's end is known when it comes: see lifetime
@@ -208,6 +215,10 @@ class EntropyRetained:
     @property
     def scored(self) -> bool:
         return True
+
+    @property
+    def steady(self) -> bool:
+        return False
 
     def plan(self, cache: CacheState) -> Tensor:
         full = self.room(cache) <= 0

@@ -63,10 +63,22 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class OneEach:
+    """One new token for each active one of some neighbouring slots. slots, entry, index: (n,) int64, what inactive ones
+    would have had; visible: (n, used) what the new tokens see."""
+
+    slots: Tensor
+    entry: Tensor
+    index: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class CacheState(State):
     """One store for every policy.
 
     keys, values: a tensor a layer, (slots, entries, kv_heads, D), keys before rotary embedding.
+    turned: (slots, layers, entries, kv_heads, D) the keys as whoever attends has turned them, or (slots, 0, ...).
     born: (slots, entries) index of the token in the entry, -1 when empty; died: the first query that no longer sees it.
     score: (slots, entries) each token's surprise, or (slots, 0) when the policy asks for none.
     length: (slots,) tokens so far; high: (slots,) the most there ever were. All int64.
@@ -74,6 +86,7 @@ class CacheState(State):
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    turned: Tensor
     born: Tensor
     died: Tensor
     score: Tensor
@@ -81,8 +94,18 @@ class CacheState(State):
     high: Tensor
 
     @classmethod
-    def empty(cls, slots: int, policy: CachePolicy, *, layers: int, kv_heads: int, head_dim: int, like: Tensor) -> Self:
-        """`like` gives dtype and device."""
+    def empty(
+        cls,
+        slots: int,
+        policy: CachePolicy,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        like: Tensor,
+        turned: bool = False,
+    ) -> Self:
+        """`like` gives dtype and device; turned: keep turned keys too."""
         shape, device = (slots, policy.entries), like.device
         keys, values = (
             tuple(like.new_zeros(*shape, kv_heads, head_dim) for _ in range(layers)) for _ in range(2)
@@ -90,6 +113,7 @@ class CacheState(State):
         return cls(
             keys,
             values,
+            like.new_zeros(slots, layers if turned else 0, policy.entries, kv_heads, head_dim),
             born=torch.full(shape, -1, device=device),
             died=torch.zeros(shape, dtype=torch.int64, device=device),
             score=torch.zeros(slots, policy.entries if policy.scored else 0, device=device),
@@ -142,10 +166,31 @@ class CacheState(State):
             groups.append(Group(mine, n, positions, visible, row, column, before[pick][row] + column))
         return tuple(groups)
 
-    def write(self, layer: int, block: Block, keys: Tensor, values: Tensor) -> None:
-        """keys, values: (tokens, kv_heads, D) of the block's tokens, keys before rotary embedding."""
-        self.keys[layer][block.slot, block.entry] = keys
-        self.values[layer][block.slot, block.entry] = values
+    def append_one(self, policy: CachePolicy, first: int, active: Tensor, used: int | None = None) -> OneEach:
+        """As `append`, for one token in each of the slots from `first` on that is active (n,) bool; the policy must be
+        steady. Nothing depends on the values, so that a CUDA graph can hold it: used, how many entries are looked at,
+        is then to be given."""
+        end = first + len(active)
+        slots, index = torch.arange(first, end, device=active.device), self.length[first:end].clone()
+        entry = policy.place(self, slots, 1)[:, 0]
+        for field, value in ((self.born, index), (self.died, policy.lifetime(index))):
+            field[slots, entry] = torch.where(active, value, field[slots, entry])
+        self.length[first:end] += active
+        high = self.high[first:end]
+        torch.maximum(high, self.length[first:end], out=high)
+        used = min(int(high.max()), policy.entries) if used is None else used
+        visible = (self.born[first:end, :used] >= 0) & (self.died[first:end, :used] > index[:, None])
+        return OneEach(slots, entry, index, visible)
+
+    def write(
+        self, layer: int, block: Block | OneEach, keys: Tensor, values: Tensor, turned: Tensor | None = None
+    ) -> None:
+        """keys, values, turned: (tokens, kv_heads, D) of the block's tokens, keys before rotary embedding."""
+        slot = block.slot if isinstance(block, Block) else block.slots
+        self.keys[layer][slot, block.entry] = keys
+        self.values[layer][slot, block.entry] = values
+        if turned is not None:
+            self.turned[slot, layer, block.entry] = turned
 
     def rate(self, block: Block, surprise: Tensor) -> None:
         """surprise: (tokens,) of the block's tokens, 0 or more."""

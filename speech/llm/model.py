@@ -21,11 +21,12 @@ from vivavoce.kernels.rms_norm import rms_norm
 from vivavoce.kernels.rotary import rotary, rotary_table
 from vivavoce.kernels.swiglu import swiglu
 from vivavoce.streaming.cache_policy import CachePolicy
-from vivavoce.streaming.sink_cache import Block, CacheState, Group
+from vivavoce.streaming.sink_cache import Block, CacheState, Group, OneEach
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
 from .config import LlmConfig
+from .turns import Turns, turn
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Layer number, q (..., heads, D), k and v (..., kv_heads, D) not yet rotated -> (..., heads, D)."""
@@ -162,18 +163,23 @@ class LanguageModel:
 
     def __init__(self, decoder: Decoder, policy: CachePolicy) -> None:
         self.decoder, self.policy = decoder, policy
-        self.table = self._table()
-
-    def _table(self) -> Tensor:
-        weight = self.decoder.norm.weight
+        weight = decoder.norm.weight
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        frequencies = self.decoder.config.frequencies().to(weight.device)
-        return rotary_table(frequencies, self.policy.entries + 1).to(wide)
+        frequencies = decoder.config.frequencies().to(weight.device)
+        self.table = rotary_table(frequencies, policy.entries + 1).to(wide)
+        self.turns = Turns(frequencies, wide)
+        self.turned = policy.steady and weight.device.type == "cpu"  # on a GPU turning is part of the kernel
 
     def init_state(self, slots: int) -> DecoderState:
         c, like = self.decoder.config, self.decoder.norm.weight.detach()
         cache = CacheState.empty(
-            slots, self.policy, layers=c.layers, kv_heads=c.kv_heads, head_dim=c.head_dim, like=like
+            slots,
+            self.policy,
+            layers=c.layers,
+            kv_heads=c.kv_heads,
+            head_dim=c.head_dim,
+            like=like,
+            turned=self.turned,
         )
         return DecoderState(cache, like.new_zeros(slots, self.policy.slack + 1 if self.policy.scored else 0, c.width))
 
@@ -185,7 +191,7 @@ class LanguageModel:
         evicts none and a row has no room."""
         state.cache.check_room(self.policy, valid)
         out = state.hidden.new_zeros(*x.shape[:2], self.decoder.config.width)
-        done = torch.zeros_like(valid)
+        done = self._decode_singles(x, state, valid, out)
         while True:
             left = valid - done
             if not bool((left > 0).any()):
@@ -197,12 +203,80 @@ class LanguageModel:
             out[slot, column] = hidden
             done = done + take
 
+    def _decode_singles(self, x: Tensor, state: DecoderState, valid: Tensor, out: Tensor) -> Tensor:
+        """The short way for rows of one token, unless they are strewn too thinly; (slots,) how many were done."""
+        singles = valid == 1
+        rows = singles.nonzero()[:, 0] if self.policy.steady else singles[:0]
+        if not len(rows) or (span := int(rows[-1] - rows[0]) + 1) > 2 * len(rows):
+            return torch.zeros_like(valid)
+        first = int(rows[0])
+        active = singles[first : first + span]
+        hidden = self.decode(x[first : first + span, 0], state, active, first)
+        out[first : first + span, 0] = torch.where(active[:, None], hidden, 0)
+        return singles.long()
+
+    def decode(
+        self, x: Tensor, state: DecoderState, active: Tensor, first: int = 0, used: int | None = None
+    ) -> Tensor:
+        """One token for each active slot from `first` on: x (n,) or (n, width), active (n,) bool -> (n, width), what
+        inactive rows give being meaningless. The policy must be steady. used: as for `CacheState.append_one`."""
+        cache, policy = state.cache, self.policy
+        new = cache.append_one(policy, first, active, used)
+        attend = self._decode_turned(cache, new) if self.turned else self._decode_plain(cache, new)
+        return self.decoder.run(x, attend)
+
+    def _decode_plain(self, cache: CacheState, new: OneEach) -> Attend:
+        positions = self.policy.positions(cache, new.slots, new.index, new.entry[:, None])
+        used = new.visible.shape[1]
+        positions = positions._replace(key=positions.key[:, :used])
+        first, end = int(new.slots[0]), int(new.slots[-1]) + 1
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            cache.write(layer, new, k, v)
+            keys, values = (x[layer][first:end, :used] for x in (cache.keys, cache.values))
+            return cache_attention(
+                q[:, None], keys, values, self.table, *positions, new.visible[:, None], self.policy.sinks
+            )[:, 0]
+
+        return attend
+
+    def _decode_turned(self, cache: CacheState, new: OneEach) -> Attend:
+        """Attention over keys turned by index. Sinks stay near while the stream moves on: they are turned anew."""
+        n, used = new.visible.shape
+        first, end = int(new.slots[0]), int(new.slots[0]) + n
+        angles = self.turns(new.index)
+        self._bring_sinks(cache, new, first, end)
+        dtype = cache.turned.dtype  # the least number rather than -inf: a row that sees nothing stays finite
+        bias = torch.zeros(n, used, dtype=dtype).masked_fill(~new.visible, torch.finfo(dtype).min)[:, None, None]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            both = turn(torch.cat((q, k), 1), angles)
+            turned = both[:, q.shape[1] :]
+            cache.write(layer, new, k, v, turned)
+            keys = cache.turned[first:end, layer, :used].transpose(1, 2)
+            values = cache.values[layer][first:end, :used].transpose(1, 2)
+            queries = both[:, : q.shape[1]].unflatten(1, (k.shape[1], -1))  # those that share a head are its queries
+            y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+            return y.flatten(1, 2)
+
+        return attend
+
+    def _bring_sinks(self, cache: CacheState, new: OneEach, first: int, end: int) -> None:
+        sinks, last = self.policy.sinks, self.policy.visible - 1
+        if not sinks or int(cache.high[first:end].max()) <= last:
+            return
+        base = (new.index - last).clamp(min=0)
+        angles = self.turns(base[:, None] + torch.arange(sinks, device=base.device))
+        plain = torch.stack([keys[first:end, :sinks] for keys in cache.keys], dim=1)
+        cache.turned[first:end, :, :sinks] = turn(plain, (angles[0][:, None], angles[1][:, None]))
+
     def block(self, x: Tensor, state: DecoderState, take: Tensor) -> Tensor:
         """One block, packed: x (tokens,) or (tokens, width) of take (slots,) tokens a slot -> (tokens, width)."""
         block = state.cache.append(self.policy, take)
+        angles = self.turns(block.index) if self.turned else None
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            state.cache.write(layer, block, k, v)
+            state.cache.write(layer, block, k, v, None if angles is None else turn(k, angles))
             return self._attend(layer, q, state.cache, block)
 
         hidden = self.decoder.run(x, attend)

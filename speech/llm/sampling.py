@@ -75,9 +75,11 @@ class SamplerState(State):
 def sample(logits: Tensor, state: SamplerState, slots: Tensor) -> Tensor:
     """Draw one token a row. logits: (r, vocabulary), finite; slots: (r,) the slots they belong to, all different.
     Returns (r,) int64; what is drawn is remembered in `state`."""
-    logits = logits.double()
     greedy = logits.argmax(-1)
     temperature = state.temperature[slots]
+    if not bool((temperature > 0).any()):
+        return _remember(greedy, state, slots)
+    logits = logits.double()
     scores = logits / torch.where(temperature > 0, temperature, 1)[:, None]
     draws = uniform(state.seed[slots, None], state.counter[slots, None] * 2 + torch.arange(2, device=logits.device))
     everything = scores.softmax(-1).sort(descending=True, stable=True)
@@ -85,7 +87,10 @@ def sample(logits: Tensor, state: SamplerState, slots: Tensor) -> Tensor:
     token = everything.indices.gather(1, _pick(nucleus, draws[:, 0]))[:, 0]
     again = everything.indices.gather(1, _pick(everything.values, draws[:, 1]))[:, 0]
     token = torch.where(_repeats(token, state, slots), again, token)
-    token = torch.where(temperature > 0, token, greedy)
+    return _remember(torch.where(temperature > 0, token, greedy), state, slots)
+
+
+def _remember(token: Tensor, state: SamplerState, slots: Tensor) -> Tensor:
     state.counter[slots] += 1
     state.recent[slots] = torch.cat((state.recent[slots, 1:], token[:, None]), dim=1)
     return token

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import lzma
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -156,10 +156,16 @@ def corpora(root: Path, config: DataConfig) -> list[tuple[str, Path | None]]:
 class TrainingData:
     """Every source as tokens, and rows of them by step."""
 
-    def __init__(self, config: DataConfig, root: Path, tokenizer: Tokenizer, *, seed: int = 0) -> None:
+    def __init__(
+        self, config: DataConfig, root: Path, tokenizer: Tokenizer, *, seed: int = 0, kept: Path | None = None
+    ) -> None:
+        """kept: a folder in which the tokens lie, or are put, so that a run resumes at once."""
         self.config, self.seed = config, seed
         self.sink = tokenizer.token_to_id(SINK)
-        self.sources = [_source(name, file, config, tokenizer, seed) for name, file in corpora(root, config)]
+        self.sources = [
+            _kept(kept, name, file, config, lambda n=name, f=file: _source(n, f, config, tokenizer, seed))
+            for name, file in corpora(root, config)
+        ]
         weights = np.array([source.share * len(source.tokens) for source in self.sources])
         for name in config.shares:  # files of one name share its weight by size
             mine = np.array([s.name.startswith(name) for s in self.sources])
@@ -196,6 +202,20 @@ def prose(file: Path, tokenizer: Tokenizer, lines: int = BOOK) -> Tensor:
     """The held-out end of a prose corpus as one stream of tokens (n,), without the sink."""
     every = list(sentences(file))
     return torch.from_numpy(np.concatenate(_encode(every[-lines:], tokenizer, prose=True)).astype(np.int64))
+
+
+def _kept(folder: Path | None, name: str, file: Path | None, config: DataConfig, make: Callable[[], Source]) -> Source:
+    """What `make` makes, from the folder when it was made before with these settings."""
+    if folder is None:
+        return make()
+    path = folder / f"{file.name.split('.')[0] if file else name}-{config.lines}-{config.heard}.npz"
+    if not path.exists():
+        source = make()
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, tokens=source.tokens, starts=source.starts, held=source.held)
+        return source
+    with np.load(path) as arrays:
+        return Source(path.name.split("-")[0], config.shares[name], **arrays)
 
 
 def _source(name: str, file: Path | None, config: DataConfig, tokenizer: Tokenizer, seed: int) -> Source:

@@ -152,7 +152,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer(root)
         self.trainer = Trainer(config, self.tokenizer, device)
-        self.data = TrainingData(config.data, root, self.tokenizer, seed=config.seed)
+        self.data = TrainingData(config.data, root, self.tokenizer, seed=config.seed, kept=folder / "tokens")
         self.held = self.data.held_out(rows=16)
         parameters = sum(p.numel() for p in self.trainer.model.parameters())
         self.log(f"{parameters / 1e6:.2f} M parameters; {self.data.summary}")
