@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 RATE, HOP, WINDOW = 24_000, 480, 1024
 MELS = 80
-PITCH, VOICED, WIDTH = MELS, MELS + 1, MELS + 2  # places in a frame: log of Hz, 0 or 1; and how wide it is
+PITCH, VOICED, WIDTH = MELS, MELS + 1, MELS + 2  # places in a frame: log of Hz / 200, 0 or 1; and how wide it is
+MIDDLE = 200.0  # Hz; near 0 a logarithm keeps more digits, and a vocoder adds up what they say over seconds
 BEFORE = (WINDOW - HOP) // 2  # samples of a frame's window that lie before its own
 FLOOR = 1e-5  # the smallest magnitude told apart from silence
 LOW, HIGH = 60.0, 500.0  # Hz of pitch looked for
@@ -28,7 +29,7 @@ _STEPS, _PITCH_WINDOW = 128, 1200  # candidates, and samples looked at: three pe
 def frames(pcm: Tensor) -> Tensor:
     """Whole recordings (n,) float32 at 24 kHz in [-1, 1] -> (n // 480, 82)."""
     hertz, voiced = pitch(pcm)
-    return torch.cat((log_mel(pcm), hertz.log()[:, None], voiced.float()[:, None]), dim=1)
+    return torch.cat((log_mel(pcm), (hertz / MIDDLE).log()[:, None], voiced.float()[:, None]), dim=1)
 
 
 def log_mel(pcm: Tensor) -> Tensor:

@@ -36,8 +36,8 @@ OVERLAP = 1.5  # what the squares of the windows over one sample add up to
 @dataclass(frozen=True, eq=False)
 class VocoderState(State):
     """frames: (slots,) int64 heard so far; seed: (slots,) int64 of the noise; pitch: (slots,) float64 Hz at the
-    end of the last frame, 0 before the first; phase: (slots,) float64, in periods; blocks: what each convolution remembers;
-    source: (slots, TAIL, 2) excitations; tail: (slots, TAIL) unfinished samples."""
+    end of the last frame, 0 before the first; phase: (slots,) float64, in periods; blocks: what each convolution
+    remembers; source: (slots, TAIL, 2) excitations; tail: (slots, TAIL) unfinished samples."""
 
     frames: Tensor
     seed: Tensor
@@ -143,7 +143,7 @@ class Vocoder(nn.Module):
     @torch.no_grad()
     def _excite(self, x: Tensor, state: VocoderState, valid: Tensor) -> Tensor:
         """(slots, 480 n, 2): every harmonic below 12 kHz alike, and white noise, both of power 1."""
-        after = x[..., mel.PITCH].double().clamp(math.log(20.0), math.log(2000.0)).exp()
+        after = mel.MIDDLE * x[..., mel.PITCH].double().clamp(math.log(0.1), math.log(10.0)).exp()
         first = torch.where(state.frames > 0, state.pitch, after[:, 0])
         knots = torch.cat((first[:, None], after), dim=1)
         before = knots[:, :-1]
@@ -184,4 +184,4 @@ def _spread() -> Tensor:
     return spread
 
 
-_CENTRE = torch.tensor([5.2, 0.5])  # of log pitch and voicing
+_CENTRE = torch.tensor([-0.0983, 0.5])  # of log pitch and voicing

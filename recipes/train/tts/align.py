@@ -1,7 +1,7 @@
 """Which sound is where: the phones of a transcript, each with its frames in the recording.
 
-pocketsphinx aligns (its acoustic model comes with the package), told by our own front end how each word is said, so that
-a voice is trained on the very phones it will be given. Recordings come from `data`; what is aligned goes to `speech`.
+pocketsphinx aligns (its acoustic model comes with the package), told by our own front end how each word is said, so
+that a voice is trained on the very phones it will be given. Recordings come from `data`; the aligned go to `speech`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +158,7 @@ def _lay_out(heard: list[tuple[str, int, int]], words: list[tuple[str, ...]], en
         after = segment[1] if segment is not None else 2 * frames
         starts.append(min((after + CENTRE) / 2, frames))
     edges = [min(round(s), frames) for s in starts] + [frames]
-    durations = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    durations = [b - a for a, b in pairwise(edges)]
     if durations[0] == 0:
         symbols, durations = symbols[1:], durations[1:]
     return Aligned(encode(symbols), durations)

@@ -20,7 +20,6 @@ from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.tts import mel
 
 
-
 @dataclass(frozen=True)
 class Recording:
     """One utterance. pcm: (n,) int16 at 24 kHz; frames: (n // 480, 82) float32."""
