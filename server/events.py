@@ -6,7 +6,7 @@ fields named `vivavoce`, are this server's extensions; other clients ignore them
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel
 
@@ -210,6 +210,14 @@ class OutputItemDone(_InResponse):
     item: Item
 
 
+class Place(TypedDict):
+    """Where in a response."""
+
+    response_id: str
+    output_index: int
+    item_id: str
+
+
 class _InItem(_InResponse):
     item_id: str
 
@@ -315,4 +323,3 @@ class Stats(ServerEvent):
     type: Literal["vivavoce.stats"] = "vivavoce.stats"
     response_id: str
     stages: list[Stage]
-

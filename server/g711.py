@@ -45,7 +45,7 @@ class Law:
         return self._table[np.frombuffer(data, np.uint8)]
 
     def encode(self, pcm: Pcm16) -> bytes:
-        return self._codes[pcm.astype(np.int32) + 32768].tobytes()
+        return bytes(self._codes[pcm.astype(np.int32) + 32768])
 
 
 MULAW = Law(_mulaw())

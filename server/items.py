@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
+from pydantic import BaseModel, Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
 
 from .settings import Strict
 
@@ -34,19 +34,19 @@ class InputAudio(Sparse):
     """audio: base64 in the session's input format, from clients only; transcript: None until it was heard."""
 
     type: Literal["input_audio"]
-    audio: str | None = Field(None, max_length=AUDIO)
-    transcript: str | None = Field(None, max_length=TEXT)
+    audio: str | None = Field(default=None, max_length=AUDIO)
+    transcript: str | None = Field(default=None, max_length=TEXT)
 
 
 class OutputText(Sparse):
     type: Literal["output_text"]
-    text: str = Field("", max_length=TEXT)
+    text: str = Field(default="", max_length=TEXT)
 
 
 class OutputAudio(Sparse):
     type: Literal["output_audio"]
-    transcript: str | None = Field(None, max_length=TEXT)
-    audio: str | None = Field(None, max_length=AUDIO)
+    transcript: str | None = Field(default=None, max_length=TEXT)
+    audio: str | None = Field(default=None, max_length=AUDIO)
 
 
 class _Item(Sparse):
@@ -97,8 +97,8 @@ _MEANT = "an item is a message of system, user or assistant, a function_call or 
 
 
 def _kind(value: Any) -> str:
-    get = value.get if isinstance(value, dict) else lambda name: getattr(value, name, None)
-    return str(get("role")) if get("type") == "message" else str(get("type"))
+    fields = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
+    return str(fields.get("role" if fields.get("type") == "message" else "type"))
 
 
 Item = Annotated[

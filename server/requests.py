@@ -30,7 +30,7 @@ def _decoded(value: Any) -> bytes:
 
 
 class _Client(Strict):
-    event_id: str | None = Field(None, max_length=512)
+    event_id: str | None = Field(default=None, max_length=512)
 
 
 class SessionUpdate(_Client):
@@ -67,7 +67,7 @@ class ItemRetrieve(_Client):
 class ItemTruncate(_Client):
     type: Literal["conversation.item.truncate"]
     item_id: Id
-    content_index: int = Field(0, ge=0)
+    content_index: int = Field(default=0, ge=0)
     audio_end_ms: int = Field(ge=0, le=10**9)
 
 
@@ -90,16 +90,16 @@ class ResponseParams(Strict):
     no trace in it."""
 
     conversation: Literal["auto", "none"] = "auto"
-    input: list[ItemOrReference] | None = Field(None, max_length=1000)
+    input: list[ItemOrReference] | None = Field(default=None, max_length=1000)
     instructions: str | None = None
     output_modalities: Modalities | None = None
     audio: ResponseAudio | None = None
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: list[Tool] | None = Field(default=None, max_length=128)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: MaxTokens | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
     prompt: None = None
     reasoning: dict[str, Any] | None = None
 

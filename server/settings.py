@@ -1,13 +1,13 @@
 """What a client may set in a session, as the OpenAI Realtime protocol names it, and how an update changes it.
 
 `session.update` brings any part of it; what it names replaces what was there. Unknown fields are errors. Some settings
-are taken for compatibility and change nothing here: tracing, reasoning, noise_reduction, truncation, the transcription's
-language, prompt and delay.
+are taken for compatibility and change nothing here: tracing, reasoning, noise_reduction, truncation, the
+transcription's language, prompt and delay.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -47,10 +47,10 @@ class ServerVad(Strict):
     """A turn ends after so much silence. idle_timeout_ms: how long nobody may speak before the agent does."""
 
     type: Literal["server_vad"] = "server_vad"
-    threshold: float = Field(0.5, ge=0, le=1)
-    prefix_padding_ms: int = Field(300, ge=0, le=2000)
-    silence_duration_ms: int = Field(500, ge=32, le=10_000)
-    idle_timeout_ms: int | None = Field(None, ge=1000, le=600_000)
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    prefix_padding_ms: int = Field(default=300, ge=0, le=2000)
+    silence_duration_ms: int = Field(default=500, ge=32, le=10_000)
+    idle_timeout_ms: int | None = Field(default=None, ge=1000, le=600_000)
     create_response: bool = True
     interrupt_response: bool = True
 
@@ -97,7 +97,7 @@ class VoiceId(Strict):
 class AudioOutput(Strict):
     format: Format = Pcm()
     voice: str | VoiceId = "default"
-    speed: float = Field(1.0, ge=0.25, le=1.5)
+    speed: float = Field(default=1.0, ge=0.25, le=1.5)
 
 
 class Audio(Strict):
@@ -134,7 +134,7 @@ class Extension(Strict):
     adaptive_lookahead: longer while words come unclear; stats: send `vivavoce.stats`. resume_token is the server's to
     give; a client may send it back unread."""
 
-    lookahead_ms: int = Field(80, ge=0, le=5520)
+    lookahead_ms: int = Field(default=80, ge=0, le=5520)
     adaptive_lookahead: bool = False
     stats: bool = False
     resume_token: str | None = None
@@ -145,14 +145,14 @@ class RealtimeSettings(Strict):
 
     type: Literal["realtime"] = "realtime"
     model: str | None = None
-    instructions: str = Field(INSTRUCTIONS, max_length=LONGEST)
+    instructions: str = Field(default=INSTRUCTIONS, max_length=LONGEST)
     output_modalities: Modalities = ["audio"]
     audio: Audio = Audio()
-    tools: list[Tool] = Field([], max_length=128)
+    tools: list[Tool] = Field(default=[], max_length=128)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     max_output_tokens: MaxTokens = "inf"
-    temperature: float | None = Field(None, ge=0, le=2)
+    temperature: float | None = Field(default=None, ge=0, le=2)
     include: Include | None = None
     prompt: None = None
     tracing: Literal["auto"] | dict[str, Any] | None = None
@@ -179,12 +179,13 @@ Settings = Annotated[
     Annotated[RealtimeSettings, Tag("realtime")] | Annotated[TranscriptionSettings, Tag("transcription")],
     Discriminator(_kind, custom_error_type="kind", custom_error_message="its type is `realtime` or `transcription`"),
 ]
-S = TypeVar("S", RealtimeSettings, TranscriptionSettings)
 
 _NESTED = {"audio", "input", "output", "vivavoce", "transcription", "turn_detection", "noise_reduction"}
 
 
-def updated(current: S, patch: S) -> S:
+def updated(
+    current: RealtimeSettings | TranscriptionSettings, patch: RealtimeSettings | TranscriptionSettings
+) -> RealtimeSettings | TranscriptionSettings:
     """What is set after an update of the same type: of nested settings too, only what the update names changes."""
     return type(current).model_validate(_merged(current.model_dump(), patch.model_dump(exclude_unset=True)))
 
@@ -192,8 +193,12 @@ def updated(current: S, patch: S) -> S:
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     out = dict(old)
     for key, value in new.items():
-        before = out.get(key)
-        alike = key in _NESTED and isinstance(before, dict) and isinstance(value, dict)
-        alike = alike and before.get("type") == value.get("type", before.get("type"))  # another kind starts afresh
-        out[key] = _merged(before, value) if alike and before is not None else value
+        before: Any = out.get(key)
+        nested = key in _NESTED and isinstance(before, dict) and isinstance(value, dict)
+        out[key] = _merged(before, value) if nested and _same_kind(before, value) else value
     return out
+
+
+def _same_kind(old: Any, new: Any) -> bool:
+    """Another kind of turn detection starts afresh."""
+    return bool(old.get("type") == new.get("type", old.get("type")))

@@ -28,18 +28,21 @@ class Ear:
 
     def __init__(self, format: Format) -> None:
         self.format = format
+        self._begin()
+
+    def _begin(self) -> None:
         self._half = b""
-        self._convert = RateConverter(rate_of(format), HEARING_RATE)
+        self._convert = RateConverter(rate_of(self.format), HEARING_RATE)
 
     def push(self, data: bytes) -> NDArray[np.float32]:
         """(n,) float32 in [-1, 1] at 16 kHz: what is certain now."""
-        return np.clip(self._convert.push(self._samples(data).astype(np.float32) / 32768), -1, 1)
+        return _clipped(self._convert.push(self._samples(data).astype(np.float32) / np.float32(32768)))
 
     def flush(self) -> NDArray[np.float32]:
         """What the rate converter held back; what comes next begins afresh."""
         rest = self._convert.push(_NOTHING, last=True)
-        self.__init__(self.format)  # type: ignore[misc]
-        return np.clip(rest, -1, 1)
+        self._begin()
+        return _clipped(rest)
 
     def _samples(self, data: bytes) -> NDArray[np.int16]:
         if law := _LAWS.get(self.format.type):
@@ -63,3 +66,8 @@ class Mouth:
         samples = np.clip(np.rint(np.nan_to_num(out) * 32767), -32768, 32767).astype("<i2")
         law = _LAWS.get(self.format.type)
         return law.encode(samples) if law else samples.tobytes()
+
+
+def _clipped(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
+    out: NDArray[np.float32] = np.clip(pcm, -1, 1)
+    return out

@@ -11,34 +11,39 @@ from typing import Literal
 
 Completeness = Literal["complete", "open", "unfinished"]
 
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 _WORD = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*", re.IGNORECASE)
 
 # Said while listening; they ask for nothing.
-_BACKCHANNELS = frozenset(
-    "mm mmm hm hmm mhm mm-hm mm-hmm mhmm uh-huh uhhuh uh huh ah oh ooh aha yeah yep yup yes ok okay right sure wow nice "
-    "great cool good really indeed exactly true alright fine um er".split()
+_BACKCHANNELS = _set(
+    "mm mmm hm hmm mhm mm-hm mm-hmm mhmm uh-huh uhhuh uh huh ah oh ooh aha yeah yep yup yes ok okay right sure wow "
+    "nice great cool good really indeed exactly true alright fine um er"
 )
 _BACKCHANNEL_PHRASES = frozenset(
     ("i see", "got it", "go on", "of course", "i know", "all right", "makes sense", "that's right", "oh i see")
 )
 # Said to get the floor; one is enough.
-_COMMANDS = frozenset("stop wait no nope hold pause quiet enough sorry excuse actually but cancel what shut hey".split())
+_COMMANDS = _set("stop wait no nope hold pause quiet enough sorry excuse actually but cancel what shut hey")
 
 # Nobody ends a turn on these.
-_UNFINISHED = frozenset(
-    "and or but because so if when while although unless until since than that which who whose whom the a an this these "
-    "those my your his her its our their to of in on at with for from by about into between without through during "
+_UNFINISHED = _set(
+    "and or but because so if when while although unless until since than that which who whose whom the a an this "
+    "these those my your his her its our their to of in on at with for from by about into between without through "
     "i we they he she you i'm you're we're they're it's he's she's there's i'd i'll i've is are was were be been am "
-    "do does did don't doesn't didn't can could would should will might must may has have had very really quite um uh er "
-    "erm hmm like maybe also then".split()
+    "do does did don't doesn't didn't can could would should will might must may has have had very really quite um "
+    "uh er erm hmm during like maybe also then"
 )
 # Enough by themselves.
-_ANSWERS = frozenset(
+_ANSWERS = _set(
     "yes no okay ok yeah yep nope thanks please hello hi hey goodbye bye stop sure exactly correct right never always "
-    "nothing everything today tomorrow tonight now".split()
+    "nothing everything today tomorrow tonight now"
 )
 _CLOSINGS = ("thank you", "that's all", "that is all", "that's it", "never mind", "please")
-_QUESTIONS = frozenset("what who where when why how which whose can could would will should do does did is are".split())
+_QUESTIONS = _set("what who where when why how which whose can could would will should do does did is are")
 
 
 def words_of(text: str) -> list[str]:
