@@ -7,6 +7,7 @@ fastest, in float32, with float16 weights, or with int8 weights. What comes out 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -19,6 +20,8 @@ from .encoder import Encoder
 Precision = Literal["fp32", "fp16", "int8"]
 M = TypeVar("M", bound=nn.Module)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+MANY, FEW = 127, 63  # levels of activations in 8 and in 7 bits
 
 _int8_linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 
@@ -60,15 +63,18 @@ class Float16Linear(PackedLinear):
 
 
 class Int8Linear(PackedLinear):
-    """int8 weights with one scale for each output, activations in 8 bits with one scale for each row; sums in int32.
+    """int8 weights with one scale for each output, activations in 8 or 7 bits with one scale for each row; sums in
+    int32.
 
     Sums of integers do not depend on their order, so a row's result is the same to the bit in any company. A rounding
-    that falls differently is one part in 254 of the row's largest activation: streaming and offline then differ by as
-    much as either differs from float32, which is the price of this setting.
+    that falls differently is one part in 2 `levels` of the row's largest activation: streaming and offline then differ
+    by as much as either differs from float32, which is the price of this setting.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, levels: int | None = None) -> None:
+        """levels: steps from 0 to a row's largest activation; by default as many as this CPU adds up exactly."""
         super().__init__(linear)
+        self.levels = levels or exact_levels() or FEW
         weight = linear.weight.detach()
         scale = (weight.abs().amax(1) / 127).clamp(min=1e-30).double()
         whole = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale, dtype=torch.int64), 0, torch.qint8)
@@ -76,9 +82,25 @@ class Int8Linear(PackedLinear):
         self.offset = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        peak = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)  # a row of silence
-        y = _int8_linear(x / peak, 1 / 127, 128, self.weight)
+        peak = x.abs().amax(-1, keepdim=True).clamp_(min=1e-30)  # a row of silence
+        y = _int8_linear(x / peak, 1 / self.levels, self.levels + 1, self.weight)
         return torch.addcmul(self.offset, y, peak)
+
+
+@cache
+def exact_levels() -> int:
+    """How finely activations may be rounded on this CPU, as `Int8Linear` has it; 0 where no sum can be trusted.
+
+    CPUs without VNNI add products in pairs, cut off at 16 bits: twice 255 * 127 overflows there, twice 127 * 127, all
+    that 7 bits can make, does not.
+    """
+    linear = nn.Linear(64, 16, bias=False)
+    nn.init.ones_(linear.weight)
+    signs = torch.tensor([[1.0], [-1.0]]).expand(2, 64)
+    for levels in (MANY, FEW):
+        if bool((Int8Linear(linear, levels)(signs).round() == 64 * signs[:, :16]).all()):
+            return levels
+    return 0
 
 
 KINDS: dict[Precision, type[PackedLinear]] = {"fp32": Float32Linear, "fp16": Float16Linear, "int8": Int8Linear}
@@ -111,24 +133,23 @@ def check_supported(encoder: Encoder, precision: Precision) -> None:
             f"packed linears start from float32 weights on the CPU, and these are {weight.dtype} on "
             f"{weight.device}; leave the encoder as it is, or move it with .to('cpu', torch.float32)"
         )
-    needs = {
-        "fp32": torch.backends.mkldnn.is_available(),
-        "int8": "fbgemm" in torch.backends.quantized.supported_engines and _sums_are_exact(),
-        "fp16": "fbgemm" in torch.backends.quantized.supported_engines,
-    }
-    if not needs[precision]:
-        able = [p for p in PRECISIONS if needs[p]]
+    able = supported()
+    if precision not in able:
         raise MissingDevice(
             f"this build of torch cannot run {precision} linears on this CPU; use "
             f"{' or '.join(able) or 'the encoder as it is'}"
         )
 
 
-def _sums_are_exact() -> bool:
-    """Whether the largest activations and weights add up right: CPUs without VNNI cut pairs of products to 16 bits."""
-    linear = nn.Linear(64, 16, bias=False)
-    nn.init.ones_(linear.weight)
-    return bool((Int8Linear(linear)(torch.ones(1, 64)).round() == 64).all())
+def supported() -> list[Precision]:
+    """The precisions that this build of torch can run on this CPU."""
+    fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
+    able: dict[Precision, bool] = {
+        "fp32": torch.backends.mkldnn.is_available(),
+        "fp16": fbgemm,
+        "int8": fbgemm and exact_levels() > 0,
+    }
+    return [precision for precision, it_can in able.items() if it_can]
 
 
 def _replace(module: nn.Module, kind: type[M], by: Callable[[M], nn.Module]) -> None:

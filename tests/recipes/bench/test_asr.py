@@ -10,9 +10,11 @@ from vivavoce.recipes.bench import asr
 from vivavoce.recipes.bench.asr import Plan, bench_asr, main
 from vivavoce.recipes.bench.report import Different, Row
 from vivavoce.speech.errors import MissingDependency
+from vivavoce.speech.nn import packed
 from vivavoce.speech.nn.encoder import EncoderConfig
-from vivavoce.speech.nn.packed import PRECISIONS
+from vivavoce.speech.nn.packed import PRECISIONS, supported
 
+SUPPORTED = supported()
 TINY = Plan(chunks=(1, 7), chunks_of_many=(2,), batches=(1, 2), seconds=0.0, repeats=1, recording=2, recordings=(1,),
             config=EncoderConfig(width=16, layers=2, heads=2, hidden=24, channels=4))  # fmt: skip
 
@@ -27,7 +29,7 @@ def test_every_case_has_every_precision_and_one_is_best(rows: list[Row]) -> None
     for case in ("step, 80 ms chunks, batch 1", "step, 560 ms chunks, batch 1", "step, 160 ms chunks, batch 2",
                  "offline, 2 s, batch 1"):  # fmt: skip
         mine = [row for row in rows if f"encoder {case}," in row.case and "alone" not in row.case]
-        assert [p for row in mine for p in PRECISIONS if p in row.case] == list(PRECISIONS)
+        assert [p for row in mine for p in PRECISIONS if p in row.case] == SUPPORTED
         assert sum("best" in row.case for row in mine) == 1
     assert len({p for row in rows for p in PRECISIONS if f"{p} (best)" in row.case}) == 1
 
@@ -40,9 +42,9 @@ def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
 
 
 def test_outputs_are_theirs(rows: list[Row]) -> None:
-    bounds = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.1}
+    bounds = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.2}
     compared = [row for row in rows if row.difference is not None]
-    assert len(compared) == 4 * len(PRECISIONS)
+    assert len(compared) == 4 * len(SUPPORTED)
     for row in compared:
         assert row.difference is not None
         assert row.difference <= next(bound for p, bound in bounds.items() if p in row.case)
@@ -50,7 +52,7 @@ def test_outputs_are_theirs(rows: list[Row]) -> None:
 
 def test_steps_stand_beside_their_linears_alone(rows: list[Row]) -> None:
     alone = [row for row in rows if "its linears alone" in row.case]
-    assert len(alone) == 3 * len(PRECISIONS)
+    assert len(alone) == 3 * len(SUPPORTED)
     assert not any("best" in row.case for row in alone)
 
 
@@ -74,3 +76,12 @@ def test_unequal_outputs_are_not_timed() -> None:
         asr.check("case", {"fp32": 2e-4, "fp16": 1e-2})
     with pytest.raises(Different):
         asr.check("case", {"fp32": float("nan")})
+
+
+def test_a_precision_this_cpu_lacks_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="the peer it compares with is not installed")
+    monkeypatch.setattr(packed, "supported", lambda: ["fp32"])
+    assert list(asr.build(TINY.config).ours) == ["fp32"]
+    assert "fp16 is left out" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,12 +12,25 @@ from torch import Tensor, nn
 
 from vivavoce.speech.errors import MissingDevice
 from vivavoce.speech.features import LogMel
+from vivavoce.speech.nn import packed as module
 from vivavoce.speech.nn.encoder import Encoder, EncoderConfig
-from vivavoce.speech.nn.packed import KINDS, PRECISIONS, Int8Linear, PackedLinear, Precision, prepare
+from vivavoce.speech.nn.packed import (
+    FEW,
+    KINDS,
+    MANY,
+    Int8Linear,
+    PackedLinear,
+    Precision,
+    exact_levels,
+    prepare,
+    supported,
+)
 from vivavoce.streaming.chain import Chain
 
 CONFIG = EncoderConfig(mels=80, width=32, layers=2, heads=4, hidden=48, channels=8)
-CLOSE = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1e-2}  # of one linear, relative to its largest output
+SUPPORTED = supported()
+LEVELS = [levels for levels in (FEW, MANY) if levels <= exact_levels()]
+CLOSE = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1e-2 * MANY / (exact_levels() or FEW)}  # relative to the largest output
 STREAMING = 1e-5
 
 
@@ -44,7 +58,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", SUPPORTED)
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_packed_linear_is_the_linear(precision: Precision, bias: bool) -> None:
     torch.manual_seed(0)
@@ -56,7 +70,7 @@ def test_a_packed_linear_is_the_linear(precision: Precision, bias: bool) -> None
             assert worst(packed(x), linear(x)) <= CLOSE[precision]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", SUPPORTED)
 def test_a_row_does_not_depend_on_its_company(precision: Precision) -> None:
     torch.manual_seed(0)
     packed = KINDS[precision](nn.Linear(512, 256))
@@ -70,32 +84,40 @@ def test_a_row_does_not_depend_on_its_company(precision: Precision) -> None:
     assert worst(packed(rows.flip(0)).flip(0), alone) <= bound
 
 
-def test_int8_takes_silence_and_any_loudness() -> None:
+@pytest.mark.parametrize("levels", LEVELS)
+def test_int8_takes_silence_and_any_loudness(levels: int) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 16)
-    packed = Int8Linear(linear)
+    packed = Int8Linear(linear, levels)
+    close = 1.3 / levels
     with torch.no_grad():
         assert torch.equal(packed(torch.zeros(1, 64))[0], linear.bias)
         for scale in (1e-20, 1e-6, 1e6, 1e20):
             x = noise(4, 64) * scale
-            assert worst(packed(x) - linear.bias, linear(x) - linear.bias) <= max(CLOSE["int8"], 1e-6 / scale)
+            assert worst(packed(x) - linear.bias, linear(x) - linear.bias) <= max(close, 1e-6 / scale)
         peak = torch.full((1, 64), -3.0)  # every activation at the edge of its range
-        assert worst(packed(peak), linear(peak)) <= CLOSE["int8"]
+        assert worst(packed(peak), linear(peak)) <= close
 
 
-def test_int8_sums_are_exact() -> None:
-    """With weights and activations that 8 bits hold exactly, up to a sum that overflows 16 bits."""
-    linear = nn.Linear(512, 64, bias=False)
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("width", [64, 512, 2048])
+def test_int8_sums_are_exact(levels: int, width: int) -> None:
+    """With weights and activations that their bits hold exactly, up to sums and pairs that overflow 16 bits."""
+    linear = nn.Linear(width, 64, bias=False)
     g = torch.Generator().manual_seed(0)
-    weight, x = (torch.randint(-127, 128, (n, 512), generator=g).double() for n in (64, 9))
-    weight[0], x[0] = 127, 127
-    x[1], weight[:, 0], x[:, 0] = -127, 127, 127
+    weight = torch.randint(-127, 128, (64, width), generator=g).double()
+    x = torch.randint(-levels, levels + 1, (9, width), generator=g).double()
+    sign = 1.0 - 2.0 * (torch.arange(width) % 2)
+    weight[0], weight[1], weight[2] = 127, -127, 127 * sign
+    x[0], x[1], x[2] = levels, -levels, levels * sign
+    weight[:, 0], x[:, 0] = 127, levels
     linear.weight.data = (weight / 127).float()
     with torch.no_grad():
-        assert worst(Int8Linear(linear)((x / 127).float()).double(), x @ weight.t() / 127**2) <= 1e-6
+        y = Int8Linear(linear, levels)((x / levels).float()).double()
+    assert worst(y, x @ weight.t() / 127 / levels) <= 1e-6
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", SUPPORTED)
 def test_a_prepared_encoder_gives_what_it_gave(precision: Precision) -> None:
     encoder, mel = make_encoder(), noise(1, 8 * 150, 80)
     valid, final = torch.tensor([mel.shape[1]]), torch.tensor([True])
@@ -107,7 +129,7 @@ def test_a_prepared_encoder_gives_what_it_gave(precision: Precision) -> None:
     assert worst(after, before) <= {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.2}[precision]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", SUPPORTED)
 @pytest.mark.parametrize("lookahead", [0, 1, 6, 69])
 def test_any_chunking_equals_one_pass(precision: Precision, lookahead: int) -> None:
     chain, pcm = make_chain(precision), noise(40_000) * 0.1
@@ -117,7 +139,7 @@ def test_any_chunking_equals_one_pass(precision: Precision, lookahead: int) -> N
         assert worst(streamed(chain, [pcm], pushes=[sizes], lookaheads=[lookahead])[0], expected) <= bound
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", SUPPORTED)
 def test_ragged_sessions_equal_themselves_alone(precision: Precision) -> None:
     chain = make_chain(precision)
     streams = [noise(n, seed=n) * loud for n, loud in ((30_011, 0.1), (22_000, 10.0), (400, 0.1), (35_000, 1e-4))]
@@ -131,7 +153,7 @@ def test_ragged_sessions_equal_themselves_alone(precision: Precision) -> None:
 
 def test_a_copy_is_prepared_and_the_original_still_trains() -> None:
     encoder = make_encoder()
-    prepare(copy.deepcopy(encoder), "int8")
+    prepare(copy.deepcopy(encoder), SUPPORTED[-1])
     encoder.train()
     encoder(noise(1, 40, 80), torch.tensor([40]))[0].square().sum().backward()
     assert all(p.grad is not None for p in encoder.parameters())
@@ -159,7 +181,29 @@ def test_packed_weights_are_not_saved_by_mistake() -> None:
         prepare(make_encoder()).state_dict()
 
 
-def test_a_cpu_that_cuts_sums_short_is_not_given_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def probed() -> Iterator[None]:
+    """What is known of the CPU is asked anew, and once more afterwards."""
+    exact_levels.cache_clear()
+    yield
+    exact_levels.cache_clear()
+
+
+@pytest.mark.skipif("int8" not in SUPPORTED, reason="this CPU cannot run int8")
+def test_a_cpu_that_cuts_pairs_short_gets_seven_bits(probed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(x: Tensor, scale: float, zero: int, weight: object) -> Tensor:
+        saturates = zero > FEW + 1
+        return real(x, scale, zero, weight) * (0.9 if saturates else 1.0)
+
+    real = module._int8_linear
+    monkeypatch.setattr(module, "_int8_linear", cut)
+    assert exact_levels() == FEW
+    assert "int8" in supported()
+    assert Int8Linear(nn.Linear(8, 8)).levels == FEW
+
+
+@pytest.mark.skipif("int8" not in SUPPORTED, reason="this CPU cannot run int8")
+def test_a_cpu_whose_sums_are_wrong_is_not_given_int8(probed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Int8Linear, "forward", lambda self, x: torch.full((1, 16), 32.5))
     with pytest.raises(MissingDevice, match="cannot run int8 linears on this CPU; use fp32 or fp16"):
         prepare(make_encoder(), "int8")
