@@ -55,7 +55,7 @@ class Canceller:
         self._module.set_stream_delay_ms(0)
         frame = self._as_frame(x)
         self._module.process_stream(frame)
-        return np.frombuffer(bytes(frame.data), np.int16).astype(np.float32) / 32768
+        return np.frombuffer(bytes(frame.data), np.int16).astype(np.float32) / np.float32(32768)
 
     def _as_frame(self, x: Samples) -> Any:
         data = (np.clip(x, -1, 1) * 32767).round().astype(np.int16).tobytes()

@@ -31,6 +31,7 @@ class Wire:
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
         self.resumed = socket.query_params.get("resume")
+        self.protocols: list[str] = socket.scope["subprotocols"]
         self.events: list[dict[str, Any]] = []  # what the client sent, audio apart
         self.pcm = b""
         self._told = asyncio.Condition()

@@ -19,7 +19,8 @@ const PROBLEMS = {
   gone: "The microphone went away. Plug it in again, then press start.",
   lost: "The connection to the server was lost. Press start to try again.",
   full: "The server is full. Press start to try again.",
-  key: "The server does not take this key. Enter another under Delay and settings.",
+  restarting: "The server is restarting. Press start to try again.",
+  key: "The server asks for a key. Enter it under Delay and settings, then press start.",
 };
 
 class App {
@@ -32,7 +33,7 @@ class App {
     this.recorded = 0; // ms, by microphones closed since
     this.listen();
     this.view.lookahead(this.lookahead);
-    this.askForKey();
+    this.keyFits();
   }
 
   get mode() {
@@ -59,9 +60,13 @@ class App {
   }
 
   /** A server with keys says so to anyone who asks for its models. */
-  async askForKey() {
-    const answer = await fetch("v1/models").catch(() => null);
-    this.view.get("key-section").hidden = answer?.status !== 401;
+  async keyFits() {
+    const key = this.view.get("key").value;
+    const headers = key ? { Authorization: `Bearer ${key}` } : {};
+    const answer = await fetch("v1/models", { headers }).catch(() => null);
+    const fits = answer?.status !== 401;
+    if (!fits) this.view.askForKey();
+    return fits;
   }
 
   async change(mode) {
@@ -77,6 +82,7 @@ class App {
   async start() {
     const running = (this.running = {});
     this.view.state("asking", "Allow the microphone");
+    if (!(await this.keyFits())) return this.fail("key");
     try {
       const heard = (pcm, level) => this.heard(running, pcm, level);
       running.microphone = await Microphone.open(heard, () => this.fail("gone"));
@@ -91,6 +97,7 @@ class App {
 
   connect(running) {
     const url = new URL("v1/realtime", location.href.replace(/^http/, "ws"));
+    if (this.mode === "captions") url.searchParams.set("intent", "transcription");
     const connection = new Connection({
       url,
       key: this.view.get("key").value,
@@ -168,8 +175,8 @@ class App {
       this.view.captionDelay(performance.now() - this.heardAt(running, event.vivavoce.end_ms));
   }
 
-  complain({ code, message }) {
-    if (code !== "server_full" && code !== "unknown_resume_token") this.view.state("on", message, "alert");
+  complain({ message }) {
+    if (this.running.connection.ready) this.view.state("on", message, "alert");
   }
 
   async stop() {
@@ -183,7 +190,6 @@ class App {
     const running = this.running;
     this.running = null;
     this.view.state("idle", PROBLEMS[why], "alert");
-    if (why === "key") this.view.get("key-section").hidden = false;
     await this.end(running);
   }
 
@@ -204,9 +210,10 @@ class App {
 }
 
 const waiting = ({ why, ms }) =>
-  why === "full"
-    ? `The server is full. Trying again in ${Math.ceil(ms / 1000)} s`
-    : "The connection was lost. Coming back; what you say meanwhile is kept";
+  ({
+    full: `The server is full. Trying again in ${Math.ceil(ms / 1000)} s`,
+    restarting: `The server is restarting. Trying again in ${Math.ceil(ms / 1000)} s`,
+  })[why] ?? "The connection was lost. Coming back; what you say meanwhile is kept";
 
 function save(transcript, format) {
   const [type, text] = {

@@ -12,7 +12,7 @@ export class Connection {
   /** onEvent(event); onState("connecting"|"open"|"waiting"|"closed", detail). */
   constructor({ url, key, onEvent, onState }) {
     Object.assign(this, { url, key, onEvent, onState });
-    this.token = this.session = null; // how to come back, and the session's id
+    this.token = this.session = this.last = null; // how to come back, the session's id, its last event's
     this.sent = 0; // samples, in this session
     this.attempt = 0;
     this.kept = [];
@@ -24,7 +24,10 @@ export class Connection {
   open() {
     this.onState("connecting");
     const url = new URL(this.url);
-    if (this.token) url.searchParams.set("resume", this.token);
+    if (this.token) {
+      url.searchParams.set("resume", this.token);
+      url.searchParams.set("last_event", this.last);
+    }
     const protocols = this.key ? ["realtime", `openai-insecure-api-key.${this.key}`] : ["realtime"];
     this.ready = false;
     this.refusal = null;
@@ -35,6 +38,7 @@ export class Connection {
 
   receive(event) {
     const session = event.session;
+    if (event.event_id) this.last = event.event_id;
     if (session?.vivavoce?.resume_token) this.token = session.vivavoce.resume_token;
     if (event.type === "error") this.fail(event.error);
     this.onEvent(event);
@@ -48,8 +52,9 @@ export class Connection {
   }
 
   fail({ code, type, retry_after_s: seconds }) {
-    if (code === "server_full" || type === "server_full") this.refusal = { why: "full", seconds: seconds ?? 5 };
-    if (code === "invalid_api_key") this.refusal = { why: "key" };
+    const whys = { server_full: "full", server_draining: "restarting", invalid_api_key: "key" };
+    const why = whys[code] ?? whys[type];
+    if (why && !this.ready) this.refusal = { why, seconds };
     if (code === "unknown_resume_token") this.token = null;
   }
 

@@ -31,6 +31,11 @@ export class View {
     return this.document.getElementById(id);
   }
 
+  askForKey() {
+    this.get("key-section").hidden = false;
+    this.get("more").open = true;
+  }
+
   state(state, text, tone = "calm") {
     this.body.dataset.state = state;
     this.body.dataset.tone = tone;

@@ -408,6 +408,19 @@ def test_a_full_server_is_tried_again_when_it_said(tab: Tab, server: Scripted) -
     tab.until(LISTENING)
 
 
+def test_a_server_with_keys_is_given_one(tab: Tab, server: Scripted) -> None:
+    tab.run("""globalThis.fetch = async (url, {headers}) =>
+        ({status: url === "v1/models" && headers.Authorization === "Bearer right" ? 200 : 401})""")
+    tab.click("#go")
+    tab.until("document.body.dataset.tone === 'alert'")
+    assert "asks for a key" in tab.text("#status")
+    assert server.wires == []
+    tab.run("document.querySelector('#key').value = 'right'")
+    tab.click("#go")
+    tab.until(LISTENING)
+    assert server.wires[0].protocols == ["realtime", "openai-insecure-api-key.right"]
+
+
 def test_a_broken_line_comes_back_into_its_session_and_no_sound_is_lost(tab: Tab, server: Scripted) -> None:
     async def breaks(wire: Wire) -> None:
         await wire.begin()
