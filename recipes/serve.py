@@ -1,0 +1,190 @@
+"""`vivavoce serve`: everything over one port.
+
+The models come from the options, the rooms and the application from `server/`; uvicorn runs them until Ctrl-C or
+SIGTERM, which lets the sessions inside finish first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import uvicorn
+
+from vivavoce.recipes.options import add_hearing, add_model, count, positive, recognizers, say
+from vivavoce.recipes.speak import VOICE, load_voice
+from vivavoce.server import app
+from vivavoce.server.capacity import measured
+from vivavoce.server.guard import Limits
+from vivavoce.server.house import House
+from vivavoce.server.protocol import LARGEST
+from vivavoce.server.realtime import Realtime
+from vivavoce.speech.asr.recognizer import Recognizer
+from vivavoce.speech.errors import BadCheckpoint, BadConfig
+from vivavoce.speech.tts.synthesizer import Synthesizer
+from vivavoce.speech.vad import Vad
+
+SMALL = 30e6  # parameters; below this the matrices of one step are too small for threads to share
+LEAST, MOST = 4, 256  # sessions, where nobody says how many
+KEYS = "VIVAVOCE_API_KEY"
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which on the first signal takes nobody more and waits up to `patience` seconds for those inside."""
+
+    def __init__(
+        self, config: uvicorn.Config, realtime: Realtime, patience: float, ready: Callable[[str], None]
+    ) -> None:
+        super().__init__(config)
+        self._realtime, self._patience, self._ready = realtime, patience, ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: Any = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            scheme = "https" if self.config.is_ssl else "http"
+            self._ready(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal ends it at once."""
+        if self._loop is None or self._realtime.house.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._realtime.house.draining = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._draining = asyncio.create_task(self._drained())
+
+    async def _drained(self) -> None:
+        if inside := len(self._realtime.sessions):
+            say(f"ending when {inside} sessions have, in {self._patience:g} s at the latest; again to end now")
+        await self._realtime.drain(self._patience)
+        self.should_exit = True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "vivavoce serve",
+        description="Serve recognition, speech and conversation: the OpenAI Realtime protocol at /v1/realtime, "
+        "recordings at /v1/audio/transcriptions, speech at /v1/audio/speech, a page to talk to at /.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
+    add_model(parser)
+    add_hearing(parser)
+    parser.add_argument("--max-sessions", type=count, metavar="N", help="at once (default: measured at the start)")
+    parser.add_argument("--batch", type=count, metavar="N", help="sessions in one step of the model (default: all)")
+    parser.add_argument(
+        "--uploads", type=count, default=2, metavar="N", help="recordings at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--voice", default="auto", metavar="V", help="a name, a model folder, or none (default: a shipped one)"
+    )
+    parser.add_argument(
+        "--speakers", type=count, default=4, metavar="N", help="replies spoken at once (default: %(default)s)"
+    )
+    guard = parser.add_argument_group("who may come in")
+    guard.add_argument("--api-key", action="append", default=[], metavar="K", help=f"may be repeated; also from {KEYS}")
+    guard.add_argument(
+        "--allow-origin", action="append", default=[], metavar="URL", help="browser pages from elsewhere; * for all"
+    )
+    guard.add_argument(
+        "--rate-limit", type=int, default=0, metavar="N", help="requests a minute of one caller (default: none)"
+    )
+    guard.add_argument("--max-upload", type=positive, default=100.0, metavar="MB", help="(default: %(default)g)")
+    guard.add_argument("--tls-cert", type=Path, metavar="FILE.pem", help="serve https and wss")
+    guard.add_argument("--tls-key", type=Path, metavar="FILE.pem")
+    parser.add_argument(
+        "--drain",
+        type=positive,
+        default=30.0,
+        metavar="S",
+        help="how long SIGTERM waits for sessions to end (default: %(default)g)",
+    )
+    parser.add_argument("--no-resume", action="store_true", help="end a session when its connection breaks")
+    return parser
+
+
+def house(args: argparse.Namespace, make: Callable[[int], Recognizer]) -> House:
+    """The rooms of `serve`'s options. Raises what loading the models raises."""
+    places = args.max_sessions or max(LEAST, measured(make, MOST))
+    name, synthesizer = Path(args.model).name, voice(args)
+    return House.build(name, make, Vad.load(), places=places, uploads=args.uploads, batch=args.batch,
+                       synthesizer=synthesizer, voices=args.speakers, speaker=args.voice)  # fmt: skip
+
+
+def voice(args: argparse.Namespace) -> Synthesizer | None:
+    """None where there is none: with --voice none, and, unless one was asked for, where none ships."""
+    if args.voice == "none":
+        return None
+    try:
+        loaded = load_voice(VOICE if args.voice == "auto" else args.voice, args.device)
+    except BadCheckpoint as e:
+        if args.voice != "auto":
+            raise
+        say(f"it will not speak: {e}")
+        return None
+    args.voice = VOICE if args.voice == "auto" else Path(args.voice).name
+    return Synthesizer(loaded, slots=args.speakers)
+
+
+def limits(args: argparse.Namespace) -> Limits:
+    keys = tuple(key for key in (*args.api_key, *os.environ.get(KEYS, "").split(",")) if key)
+    return Limits(keys, tuple(args.allow_origin), args.rate_limit, round(args.max_upload * 2**20))
+
+
+def config(args: argparse.Namespace, application: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        ws="websockets-sansio",
+        ws_max_size=LARGEST,
+        ws_per_message_deflate=False,  # sound in base64 does not shrink enough to be worth the work
+        timeout_graceful_shutdown=5,
+        ssl_certfile=args.tls_cert,
+        ssl_keyfile=args.tls_key,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Raises what loading the models raises; BadConfig for TLS files that cannot be used."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if bool(args.tls_cert) != bool(args.tls_key):
+        parser.error("--tls-cert and --tls-key go together")
+    make = recognizers(args)
+    if sum(p.numel() for p in make(1).model.parameters()) < SMALL:
+        torch.set_num_threads(1)  # threads that wait for each other cost more than they do, on a busy machine tenfold
+    rooms = house(args, make)
+    application = app.build(rooms, limits(args))
+    realtime: Realtime = application.state.realtime
+    realtime.resume = 0.0 if args.no_resume else realtime.resume
+    try:
+        settings = config(args, application)
+        settings.load()
+    except OSError as e:
+        raise BadConfig(f"--tls-cert {args.tls_cert}, --tls-key {args.tls_key}: {e.strerror or e}") from e
+
+    def ready(address: str) -> None:
+        say(f"{address} serves {rooms.model} to {rooms.hearing.places} sessions at once; Ctrl-C ends")
+
+    server = Server(settings, realtime, args.drain, ready)
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
