@@ -29,8 +29,8 @@ _MAY_END = frozenset(["etc", "jr", "sr", "co", "inc", "ltd", "esq", "ave", "blvd
 # words that hold on to the next one, and words that begin something new
 _BINDERS_TEXT = """
 a an the this that these those my your his her its our their of to in on at by for from with and or but as is are was
-were be been have has had do does did will would can could should must may might not no very so too more most i you he
-she we they it who which what when where if than into over under about mr mrs dr every each some any
+were be been have has had do does did will would can could should must may might not no very so too more most i he
+she we they who which what when where if than into over under about mr mrs dr every each some any
 """
 _BINDERS = frozenset(_BINDERS_TEXT.split())
 _STARTERS_TEXT = """
@@ -145,7 +145,7 @@ class Splitter:
         sizes = [_size(placed) for placed in self._words]
         best, place = -1, 0
         for k in range(1, len(self._words)):
-            if 2 * sum(sizes[:k]) < limit:
+            if 2 * sum(sizes[:k]) < limit - 1:
                 continue
             bond = _bond(self._words[k - 1], self._words[k])
             if bond >= best:

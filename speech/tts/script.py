@@ -98,9 +98,10 @@ def _readings(words: Sequence[Placed]) -> list[_Reading]:
 def _given(placed: Placed) -> Iterator[_Reading]:
     """A word whose reading or phones stand in the text."""
     word = placed.word
-    spoken = () if word.phones else tuple(normalize(_spell(word.said or "")).split())
+    said = "" if word.phones else _spell(word.said or "")
+    spoken, capitals = tuple(normalize(said).split()), said.split()
     if spoken or word.phones:
-        letters = tuple(len(s) == 1 and (s != "a" or len(spoken) == 1 or _lettered(spoken)) for s in spoken)
+        letters = tuple(len(s) == 1 and (s != "a" or "A" in capitals) for s in spoken)
         yield _Reading(word.text, spoken, letters, word.phones, placed.separator)
 
 

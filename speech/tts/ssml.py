@@ -25,6 +25,7 @@ _ATTRIBUTES = {
     "speak": (), "p": (), "s": (), "break": ("time", "strength"), "prosody": ("rate",), "sub": ("alias",),
     "say-as": ("interpret-as", "format"), "phoneme": ("ph", "alphabet"),
 }  # fmt: skip
+_BEGINNINGS = ("<speak", "<?xml")  # of what is SSML
 _REPLACED = ("sub", "say-as", "phoneme")  # elements whose content is read as one thing
 _ENDS = ("p", "s")  # elements that end a sentence
 
@@ -91,9 +92,10 @@ class Reader:
         items: list[Item] = []
         if self._ssml is None:
             start = self._text.lstrip()
-            if not final and ("<speak".startswith(start) or "<?xml".startswith(start)) and len(start) < 5:
+            self._ssml = start.startswith(_BEGINNINGS)
+            if not final and not self._ssml and any(beginning.startswith(start) for beginning in _BEGINNINGS):
+                self._ssml = None
                 return []
-            self._ssml = start.startswith(("<speak", "<?xml"))
         at = 0
         while (step := self._next(at, final)) is not None:
             at, found = step
