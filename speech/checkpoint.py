@@ -150,7 +150,8 @@ def locate(source: str | Path) -> Path:
 
 def _shipped() -> dict[str, Path]:
     root = Path(str(resources.files("vivavoce.speech.models")))
-    return {p.name: p for p in sorted(root.iterdir()) if (p / CONFIG).is_file()}
+    return {p.name: p for p in sorted(root.iterdir())
+            if (p / CONFIG).is_file() and _model_type(p) in (MODEL_TYPE, *hub.KINDS)}
 
 
 def _archive_in(path: Path) -> Path:
