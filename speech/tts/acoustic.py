@@ -1,8 +1,8 @@
 """The acoustic model: the phones of one phrase in, how long each lasts and what the mean frame sounds like out.
 
 Phones come from the front end. Attention and convolutions over the phrase give each phone its context and its duration;
-convolutions over the frames then draw the mean of all ways to say it (as Matcha-TTS's prior, arXiv 2309.03199, sharpened
-by a decoder of its own). The flow makes one way to say it out of that.
+convolutions over the frames then draw the mean of all ways to say it (the prior of Matcha-TTS, arXiv 2309.03199, with a
+decoder of its own). The flow makes one way to say it out of that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The convolution block that the acoustic model and the vocoder are made of: ConvNeXt (arXiv 2201.03545) over frames."""
+"""The block that the acoustic model and the vocoder are made of: ConvNeXt (arXiv 2201.03545) over frames."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Conditional flow matching on the straight path from noise to speech (arXiv 2210.02747), by a transformer whose attention
 sees its own chunk and a bounded number of frames before (arXiv 2412.10117). It predicts where the path ends, as a
-difference from the mean. Solver steps are drawn close together at the start; each keeps keys, values and convolution
-inputs of its own, so that a stream equals one pass under the same mask. Plans come from the acoustic model; frames go to
-the vocoder.
+difference from the mean. Solver steps lie close together at the start; each keeps keys, values and convolution inputs
+of its own, so that a stream equals one pass under the same mask. Plans come from the acoustic model; frames go to the
+vocoder.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ RATE = Fraction(mel.RATE, mel.HOP)
 
 @dataclass(frozen=True, eq=False)
 class AheadState(State):
-    """frames: (slots,) int64 given so far; waiting: (slots, lookahead, width) the last inputs; held: (slots,) int64 how
-    many of them have not come out."""
+    """waiting: (slots, lookahead, width) the last inputs; held: (slots,) int64 how many of them have not come out."""
 
     waiting: Tensor
     held: Tensor
@@ -186,8 +185,9 @@ class FlowStage:
             return torch.full((slots,), value, dtype=torch.int64, device=like.device)
 
         keys = (slots, c.left, 2, c.heads, c.width // c.heads)
+        conv = (slots, c.kernel - 1, c.width)
         banks = tuple(
-            tuple(LayerState(like.new_zeros(keys), like.new_zeros(slots, c.kernel - 1, c.width)) for _ in self.flow.layers)
+            tuple(LayerState(like.new_zeros(keys), like.new_zeros(conv)) for _ in self.flow.layers)
             for _ in range(self.steps * (2 if self.guidance else 1))
         )
         return FlowState(whole(0), whole(0), whole(self.steps), banks)
