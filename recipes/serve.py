@@ -10,7 +10,9 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,14 +28,18 @@ from vivavoce.server.guard import Limits
 from vivavoce.server.house import House
 from vivavoce.server.protocol import LARGEST
 from vivavoce.server.realtime import Realtime
+from vivavoce.server.replies import EndpointReplies, Replies
+from vivavoce.server.rooms.thinking import ThinkingRoom
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.errors import BadCheckpoint, BadConfig
+from vivavoce.speech.llm.assistant import MODEL as CHAT
+from vivavoce.speech.llm.assistant import Assistant
 from vivavoce.speech.tts.synthesizer import Synthesizer
 from vivavoce.speech.vad import Vad
 
 SMALL = 30e6  # parameters; below this the matrices of one step are too small for threads to share
 LEAST, MOST = 4, 256  # sessions, where nobody says how many
-KEYS = "VIVAVOCE_API_KEY"
+KEYS, LLM_KEY = "VIVAVOCE_API_KEY", "VIVAVOCE_LLM_KEY"
 
 
 class Server(uvicorn.Server):
@@ -94,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--speakers", type=count, default=4, metavar="N", help="replies spoken at once (default: %(default)s)"
     )
+    parser.add_argument(
+        "--llm",
+        default="auto",
+        metavar="local|URL|none",
+        help="who answers: the model that ships, a model folder, or an OpenAI-compatible endpoint such as "
+        f"http://localhost:11434/v1, its key in {LLM_KEY} (default: the model that ships)",
+    )
+    parser.add_argument("--llm-model", metavar="M", help="the model's name at that endpoint (default: its first)")
     guard = parser.add_argument_group("who may come in")
     guard.add_argument("--api-key", action="append", default=[], metavar="K", help=f"may be repeated; also from {KEYS}")
     guard.add_argument(
@@ -120,8 +134,18 @@ def house(args: argparse.Namespace, make: Callable[[int], Recognizer]) -> House:
     """The rooms of `serve`'s options. Raises what loading the models raises."""
     places = args.max_sessions or max(LEAST, measured(make, MOST))
     name, synthesizer = Path(args.model).name, voice(args)
-    return House.build(name, make, Vad.load(), places=places, uploads=args.uploads, batch=args.batch,
-                       synthesizer=synthesizer, voices=args.speakers, speaker=args.voice)  # fmt: skip
+    return House.build(
+        name,
+        make,
+        Vad.load(),
+        places=places,
+        uploads=args.uploads,
+        batch=args.batch,
+        synthesizer=synthesizer,
+        voices=args.speakers,
+        speaker=args.voice,
+        replies=replies(args),
+    )
 
 
 def voice(args: argparse.Namespace) -> Synthesizer | None:
@@ -137,6 +161,24 @@ def voice(args: argparse.Namespace) -> Synthesizer | None:
         return None
     args.voice = VOICE if args.voice == "auto" else Path(args.voice).name
     return Synthesizer(loaded, slots=args.speakers)
+
+
+def replies(args: argparse.Namespace) -> Replies | None:
+    """None where nobody answers: with --llm none, and, unless it was asked for, where no language model ships."""
+    if args.llm == "none":
+        return None
+    if args.llm.startswith(("http://", "https://")):
+        return EndpointReplies(args.llm, model=args.llm_model, key=os.environ.get(LLM_KEY))
+    gpu = args.device != "cpu" and torch.cuda.is_available()
+    dtype, device = (torch.bfloat16, "cuda") if gpu else (torch.float32, "cpu")
+    try:
+        source = CHAT if args.llm in ("auto", "local") else args.llm
+        return ThinkingRoom(Assistant.load(source, slots=args.speakers, dtype=dtype, device=device))
+    except BadCheckpoint as e:
+        if args.llm != "auto":
+            raise
+        say(f"it will not answer: {e}")
+        return None
 
 
 def limits(args: argparse.Namespace) -> Limits:
@@ -157,6 +199,31 @@ def config(args: argparse.Namespace, application: Any) -> uvicorn.Config:
         ssl_certfile=args.tls_cert,
         ssl_keyfile=args.tls_key,
     )
+
+
+@contextmanager
+def running(args: argparse.Namespace | None = None) -> Iterator[str]:
+    """A server in threads of this process, for one conversation; yields its address. args: those of `serve`'s options
+    that are to be other than usual. Raises what loading the models raises."""
+    options = _parser().parse_args(["--port", "0", "--max-sessions", "2", "--no-resume"])
+    for name in ("model", "decoder", "device", "voice", "llm", "llm_model"):
+        setattr(options, name, getattr(args, name, None) or getattr(options, name))
+    application = app.build(house(options, recognizers(options)))
+    up, address = threading.Event(), list[str]()
+
+    def ready(where: str) -> None:
+        address.append(where)
+        up.set()
+
+    server = Server(config(options, application), application.state.realtime, 0.0, ready)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        up.wait()
+        yield address[0].replace("http", "ws", 1)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

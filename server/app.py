@@ -22,22 +22,22 @@ from vivavoce.streaming.errors import VivaVoceError
 from . import http, page
 from .guard import Guard, Limits, Refusal, Refused
 from .house import House
-from .realtime import MakeReplies, Realtime
+from .realtime import Realtime
 from .rooms.room import Busy, Closed
 
 log = logging.getLogger(__name__)
 
 
-def build(house: House, limits: Limits | None = None, replies: MakeReplies | None = None) -> Starlette:
-    """house: its rooms start and stop with the application; replies: who answers in conversations, if anybody.
+def build(house: House, limits: Limits | None = None) -> Starlette:
+    """house: its rooms start and stop with the application.
 
     `state.realtime` of what is returned has the sessions, to drain them.
     """
-    realtime = Realtime(house, replies)
+    realtime = Realtime(house)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with house:
+        async with house.open():
             yield
 
     def refused(code: str) -> None:

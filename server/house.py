@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -13,6 +14,7 @@ from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.vad import Vad
 
 from .metrics import Metrics
+from .replies import EndpointReplies, Replies
 from .rooms.hearing import HearingRoom
 from .rooms.room import Room
 from .rooms.speaking import SpeakingRoom, Synthesizer
@@ -26,7 +28,8 @@ TALKS = ("gpt-realtime", "gpt-realtime-mini", "gpt-4o-realtime-preview", "gpt-4o
 @dataclass
 class House:
     """hearing: live sessions; voice: who is speaking in them; files: uploads, on the same weights and a thread of their
-    own, so that they do not hold up who is speaking; speaking: none without a voice. model, speaker: their names."""
+    own, so that they do not hold up who is speaking; speaking: none without a voice; replies: who answers, if anybody.
+    model, speaker: names of the recogniser and the voice."""
 
     model: str
     hearing: HearingRoom
@@ -34,6 +37,7 @@ class House:
     files: HearingRoom
     speaking: SpeakingRoom | None = None
     speaker: str = ""
+    replies: Replies | None = None
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
 
@@ -51,6 +55,7 @@ class House:
         synthesizer: Synthesizer | None = None,
         voices: int = 1,
         speaker: str = "",
+        replies: Replies | None = None,
     ) -> Self:
         """recognizer: makes one of so many slots; places: live sessions at once; uploads: files at once; batch,
         gather: see `HearingRoom`; voices: the synthesizer's slots. Raises BadCheckpoint for a model that cannot stream.
@@ -63,6 +68,7 @@ class House:
             HearingRoom(recognizer(uploads), name="files", observe=metrics.step),
             SpeakingRoom(synthesizer, voices, observe=metrics.step) if synthesizer else None,
             speaker,
+            replies,
             metrics,
         )
         for room in house.rooms:
@@ -71,7 +77,8 @@ class House:
 
     @property
     def rooms(self) -> list[Room]:
-        return [self.hearing, self.voice, self.files, *([self.speaking] if self.speaking else [])]
+        others = [room for room in (self.speaking, self.replies) if isinstance(room, Room)]
+        return [self.hearing, self.voice, self.files, *others]
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """The models there are, and the names of others' under which clients may ask for them."""
@@ -83,11 +90,15 @@ class House:
     def knows(self, name: str) -> bool:
         return any(name == own or name in others for own, others in self.names().items())
 
-    def __enter__(self) -> Self:
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Its threads run while this is entered."""
         for room in self.rooms:
             room.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for room in self.rooms:
-            room.stop()
+        try:
+            yield
+        finally:
+            for room in self.rooms:
+                room.stop()
+            if isinstance(self.replies, EndpointReplies):
+                await self.replies.aclose()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -17,17 +16,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vivavoce.streaming.errors import Full
 
-from . import signals
 from .conversation import Conversation
 from .events import Error, ErrorInfo
 from .house import House
 from .protocol import Protocol
-from .shell import Replies, Shell
+from .shell import Shell
 
 RESUME = 30.0  # seconds
 GOODBYE = (1000, 1001)  # close codes of a client that means it
 TRY_LATER, POLICY, SERVICE_RESTART = 1013, 1008, 1012
-MakeReplies = Callable[[Callable[[signals.Input], None]], Replies]
 
 
 @dataclass(eq=False)
@@ -43,10 +40,10 @@ class Session:
 
 
 class Realtime:
-    """All sessions of a house. replies: makes the thinking of a session; without it nobody answers."""
+    """All sessions of a house. resume: seconds that one waits for a client whose connection broke; 0 for none."""
 
-    def __init__(self, house: House, replies: MakeReplies | None = None, *, resume: float = RESUME) -> None:
-        self.house, self.replies, self.resume = house, replies, resume
+    def __init__(self, house: House, *, resume: float = RESUME) -> None:
+        self.house, self.resume = house, resume
         self.sessions: dict[str, Session] = {}  # by token
         self._count = 0
         self._empty = asyncio.Event()
@@ -130,7 +127,7 @@ class Realtime:
         conversation = Conversation(
             session_id=f"sess_{secrets.token_hex(8)}", kind=kind, model=self.house.model, resume_token=token
         )
-        session = Session(Shell(self.house, conversation, protocol, self.replies), token, kind, socket)
+        session = Session(Shell(self.house, conversation, protocol), token, kind, socket)
         self.sessions[token] = session
         self.house.metrics.sessions.labels(kind).inc()
         session.shell.begin()

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import partial
 from typing import Any
-from typing import Protocol as Interface
 
 from vivavoce.streaming.errors import VivaVoceError
 
@@ -35,30 +34,14 @@ class NoVoice(VivaVoceError):
     """Speech is wanted of a server without a voice."""
 
 
-class Replies(Interface):
-    """The thinking of one session: what a conversation asks of it. Results come as `signals.Said` and so on."""
-
-    def prefill(self, prompt: s.Prompt) -> None: ...
-    def start(self, reply: int, prompt: s.Prompt) -> None: ...
-    def cancel(self, reply: int) -> None: ...
-    def close(self) -> None: ...
-
-
 class Shell:
-    """take a place first (`house.hearing.enter()`); `end` gives it back, once. replies: makes the session's, given
-    where its results are to go."""
+    """Take a place first (`house.hearing.enter()`); `end` gives it back, once."""
 
-    def __init__(
-        self,
-        house: House,
-        conversation: Conversation,
-        protocol: Protocol,
-        replies: Callable[[Callable[[s.Input], None]], Replies] | None,
-    ) -> None:
+    def __init__(self, house: House, conversation: Conversation, protocol: Protocol) -> None:
         self.house, self.conversation, self.protocol = house, conversation, protocol
         self.outgoing = Outgoing()
         self.ended = False
-        self._replies = replies(on_loop(self.feed)) if replies else None
+        self._thinking = house.replies.open(on_loop(self.feed)) if house.replies else None
         self._streams: dict[int, hearing.Hearing] = {}
         self._watches: dict[int, voice.Watching] = {}
         self._speeches: dict[int, speaking.Speaking] = {}
@@ -118,8 +101,8 @@ class Shell:
         self.ended = True
         for inside in (*self._streams.values(), *self._watches.values(), *self._speeches.values()):
             inside.close()
-        if self._replies:
-            self._replies.close()
+        if self._thinking:
+            self._thinking.close()
         if self._timer:
             self._timer.cancel()
         self.house.hearing.leave()
@@ -160,14 +143,14 @@ class Shell:
             case s.Close(reason):
                 self.outgoing.close(reason)
             case s.Prefill(prompt):
-                if self._replies:
-                    self._replies.prefill(prompt)
+                if self._thinking:
+                    self._thinking.prefill(prompt)
             case s.CancelReply(reply):
-                if self._replies:
-                    self._replies.cancel(reply)
+                if self._thinking:
+                    self._thinking.cancel(reply)
             case s.StartReply(reply, prompt):
-                if self._replies:
-                    self._replies.start(reply, prompt)
+                if self._thinking:
+                    self._thinking.start(reply, prompt)
                 else:
                     self.feed(s.NoReply(reply, "this server has nobody who replies; start it with --llm"))
 
