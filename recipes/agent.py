@@ -25,7 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 from vivavoce.recipes.duplex import RATE, Clear, Duplex, Output, Pause, Play, Resume, Send, Show, Stages, Trouble
 from vivavoce.recipes.echo import Canceller
 from vivavoce.recipes.listen import Screen, on_interrupt, screen
-from vivavoce.recipes.options import count, lookahead, say
+from vivavoce.recipes.options import add_model, count, lookahead, say
 from vivavoce.recipes.player import Player
 from vivavoce.speech.devices import Loudspeaker, Microphone
 from vivavoce.speech.errors import MissingDependency
@@ -170,17 +170,13 @@ def canceller() -> Canceller | None:
         return None
 
 
-@contextmanager
-def local(args: argparse.Namespace) -> Iterator[str]:
-    """A server in this process, for this conversation: its address."""
-    from vivavoce.recipes import serve
-
-    with serve.running(args) as url:
-        yield url
-
-
 def server(args: argparse.Namespace) -> AbstractContextManager[str]:
-    return nullcontext(args.url) if args.url else local(args)
+    """The address of the server that was asked for, or of one in this process for as long as it is needed."""
+    if args.url:
+        return nullcontext(args.url)
+    from vivavoce.recipes import serve  # with all the models
+
+    return serve.running(args)
 
 
 def talk(args: argparse.Namespace, url: str) -> None:
@@ -208,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--url", metavar="WS", help="a running server, like ws://localhost:8000 (default: none, start "
                         "everything in this process)")  # fmt: skip
-    parser.add_argument("--api-key", metavar="K", help="where the server asks for one")
+    parser.add_argument("--api-key", metavar="K", help="where that server asks for one")
     parser.add_argument("--input-device", metavar="D", help="number, name or part of a name of the microphone")
     parser.add_argument("--output-device", metavar="D", help="likewise of the loudspeaker")
     parser.add_argument("--lookahead", type=lookahead, default=str(LOOKAHEAD), metavar="MS",
@@ -216,6 +212,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stats", action="store_true", help="show what each reply took, stage by stage")
     parser.add_argument("--measure", type=count, metavar="N", help="no devices: put N spoken questions and show the "
                         "median and the 95th percentile of every stage")  # fmt: skip
+    add_model(parser)
+    parser.add_argument("--voice", default="auto", metavar="V", help="of the agent without --url: a name or a folder"))
+    parser.add_argument("--llm", default="local", metavar="local|URL", help="who answers: the model that ships, a model "
+                        "folder, or an OpenAI-compatible endpoint such as http://localhost:11434/v1 "
+                       "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--llm-model", metavar="M", help="the model's name at that endpoint (default: its first)")
     return parser
 
 

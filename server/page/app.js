@@ -182,8 +182,9 @@ class App {
   async stop() {
     const running = this.running;
     this.running = null;
-    this.view.state("idle", "Stopped");
+    this.view.state("idle", "Stopping");
     await this.end(running);
+    if (!this.running) this.view.state("idle", "Stopped");
   }
 
   async fail(why) {

@@ -60,7 +60,8 @@ export class Microphone {
     this.onBlock = onLast;
     const flushed = new Promise((resolve) => (this.flushed = resolve));
     this.node.port.postMessage(null);
-    await Promise.race([flushed, new Promise((resolve) => setTimeout(resolve, 200))]); // a dead device gives nothing
+    await Promise.race([flushed, new Promise((resolve) => setTimeout(resolve, 2000))]); // a dead device gives nothing
+    this.onBlock = () => {};
     for (const track of this.stream.getTracks()) [track.onended] = [null, track.stop()];
     await this.context.close();
   }

@@ -3,10 +3,11 @@
 
 const KEPT = 10 * 24000; // samples recorded during a break that are still sent afterwards
 const BEHIND = 5 * 48000; // bytes waiting in a socket that is too slow to go on with
-const LAST_WORDS = 3000; // ms that the last words may take once the microphone is off
+const LAST_WORDS = 5000; // ms without a word from the server after which none is expected
 const DELAYS = [250, 500, 1000, 2000, 4000, 8000]; // ms before each attempt; then it is up to the user
 
-const LAST = new Set(["error", "conversation.item.input_audio_transcription.completed"]);
+const TRANSCRIPTION = "conversation.item.input_audio_transcription";
+const ENDINGS = new Set([`${TRANSCRIPTION}.completed`, `${TRANSCRIPTION}.failed`]);
 
 export class Connection {
   /** onEvent(event); onState("connecting"|"open"|"waiting"|"closed", detail). */
@@ -14,10 +15,12 @@ export class Connection {
     Object.assign(this, { url, key, onEvent, onState });
     this.token = this.session = this.last = null; // how to come back, the session's id, its last event's
     this.sent = 0; // samples, in this session
+    this.unfinished = new Set(); // utterances whose last words are still to come
     this.attempt = 0;
     this.kept = [];
     this.keptSamples = 0;
     this.ended = false;
+    this.closing = null;
     this.open();
   }
 
@@ -43,7 +46,9 @@ export class Connection {
     if (event.type === "error") this.fail(event.error);
     this.onEvent(event);
     if (event.type === "session.created") this.begin(session);
-    if (LAST.has(event.type)) this.finished?.();
+    if (event.type === "input_audio_buffer.committed") this.unfinished.add(event.item_id);
+    if (ENDINGS.has(event.type)) this.unfinished.delete(event.item_id);
+    if (this.closing) this.conclude(event.type);
   }
 
   /** Samples of this session so far: those sent and those that wait to be. */
@@ -90,7 +95,8 @@ export class Connection {
 
   lost() {
     this.ready = false;
-    if (this.ended) return;
+    if (this.closing) this.closing.resolve();
+    if (this.ended || this.closing) return;
     const { why, seconds } = this.refusal ?? { why: "lost" };
     if (why === "key" || this.attempt >= DELAYS.length) {
       this.close();
@@ -103,14 +109,27 @@ export class Connection {
     this.timer = setTimeout(() => this.open(), ms);
   }
 
-  /** No more sound comes: waits for the last words, then closes. */
+  /** No more sound comes: waits for the last words as long as any come, then closes. */
   async finish() {
-    if (this.ready) {
-      const finished = new Promise((resolve) => (this.finished = resolve));
-      this.send({ type: "input_audio_buffer.commit" });
-      await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, LAST_WORDS))]);
-    }
+    if (this.ready)
+      await new Promise((resolve) => {
+        this.closing = { resolve, answered: false };
+        this.send({ type: "input_audio_buffer.commit" });
+        this.expect();
+      });
     this.close();
+  }
+
+  expect() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(this.closing.resolve, LAST_WORDS);
+  }
+
+  /** The commit is answered by "committed", or by an error where nothing was left to commit. */
+  conclude(type) {
+    this.closing.answered ||= type === "error" || type === "input_audio_buffer.committed";
+    if (this.closing.answered && !this.unfinished.size) this.closing.resolve();
+    else this.expect();
   }
 
   close() {

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from scripted import RATE, TRANSCRIPTION, Script, Scripted, Wire, scripted
 from torch import Tensor
 
-from vivavoce.recipes import cli
+from vivavoce.recipes import cli, serve
 from vivavoce.recipes.agent import Agent, NoServer, connected, converse, session
 from vivavoce.recipes.player import Player
 
@@ -205,6 +207,26 @@ def test_where_nobody_serves_the_command_says_so_in_a_line(capsys: pytest.Captur
     assert "ws://127.0.0.1:9/v1/realtime" in error
     assert "vivavoce serve" in error
     assert error.count("\n") == 1
+
+
+def test_without_an_address_it_starts_a_server_of_its_own(
+    server: Scripted, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Namespace] = []
+
+    @contextmanager
+    def running(args: Namespace) -> Iterator[str]:
+        asked.append(args)
+        yield address(server)
+
+    async def full(wire: Wire) -> None:
+        await wire.send("error", error={"type": "server_error", "message": "it will not answer"})
+
+    monkeypatch.setattr(serve, "running", running)
+    server.play(full)
+    assert cli.main(["agent", "--measure", "1", "--llm", "http://localhost:1/v1", "--voice", "v", "--model", "m"]) == 1
+    assert "it will not answer" in capsys.readouterr().err
+    assert (asked[0].llm, asked[0].voice, asked[0].model) == ("http://localhost:1/v1", "v", "m")
 
 
 @pytest.mark.parametrize("argv", [["--lookahead", "x"], ["--measure", "0"], ["word"]])

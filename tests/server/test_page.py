@@ -299,6 +299,26 @@ def best_match(said: np.ndarray, got: np.ndarray) -> float:
     return float((cross / (stretches * np.linalg.norm(said) + 1e-9)).max())
 
 
+def test_stopping_waits_for_the_last_words(tab: Tab, server: Scripted) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.begin()
+        await wire.event("input_audio_buffer.commit")
+        heard = len(wire.pcm)
+        await wire.send(f"{TRANSCRIPTION}.completed", item_id="i0", transcript="before")  # not the last
+        await wire.send("input_audio_buffer.committed", item_id="i1")
+        await wire.send(f"{TRANSCRIPTION}.delta", item_id="i1", delta="the last")
+        await wire.send(f"{TRANSCRIPTION}.completed", item_id="i1", transcript="the last word")
+        await wire.gone()
+        assert len(wire.pcm) == heard > 0
+
+    server.play(script)
+    tab.click("#go")
+    tab.until("vivavoce.running?.connection?.samples > 2400")
+    tab.click("#go")
+    tab.until("document.querySelector('#status').textContent === 'Stopped'")
+    assert tab.run("vivavoce.transcript.toText()") == "before\nthe last word\n"
+
+
 # --- talking ----------------------------------------------------------------------------------------------------------
 
 
