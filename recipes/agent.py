@@ -213,10 +213,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--measure", type=count, metavar="N", help="no devices: put N spoken questions and show the "
                         "median and the 95th percentile of every stage")  # fmt: skip
     add_model(parser)
-    parser.add_argument("--voice", default="auto", metavar="V", help="of the agent without --url: a name or a folder"))
-    parser.add_argument("--llm", default="local", metavar="local|URL", help="who answers: the model that ships, a model "
-                        "folder, or an OpenAI-compatible endpoint such as http://localhost:11434/v1 "
-                       "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--voice", default="auto", metavar="V", help="of the agent without --url: a name or a folder")
+    parser.add_argument(
+        "--llm",
+        default="local",
+        metavar="local|URL",
+        help="who answers without --url: the model that ships, a model folder, or an OpenAI-compatible endpoint such as "
+        "http://localhost:11434/v1 (default: %(default)s)",
+    )
     parser.add_argument("--llm-model", metavar="M", help="the model's name at that endpoint (default: its first)")
     return parser
 
