@@ -218,8 +218,8 @@ def _parser() -> argparse.ArgumentParser:
         "--llm",
         default="local",
         metavar="local|URL",
-        help="who answers without --url: the model that ships, a model folder, or an OpenAI-compatible endpoint such as "
-        "http://localhost:11434/v1 (default: %(default)s)",
+        help="who answers without --url: the model that ships, a model folder, or an OpenAI-compatible endpoint such "
+        "as http://localhost:11434/v1 (default: %(default)s)",
     )
     parser.add_argument("--llm-model", metavar="M", help="the model's name at that endpoint (default: its first)")
     return parser
