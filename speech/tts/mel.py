@@ -65,12 +65,20 @@ def pitch(pcm: Tensor) -> tuple[Tensor, Tensor]:
     strength, candidates = _strength(pcm, count)
     path = _best_path(strength.numpy(), loud=_loudness(pcm, count).numpy())
     voiced = torch.from_numpy(path >= 0)
+    logs = _between(strength, torch.from_numpy(path).clamp(min=0), candidates)
+    logs, voiced = mend(logs, voiced)
+    return logs.exp().to(pcm.dtype), voiced
+
+
+def mend(logs: Tensor, voiced: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of pitch (T,) drawn straight through where there is none; what lies an octave and more from the middle
+    of them was no pitch (hiss, or every second period)."""
     if not bool(voiced.any()):
-        return pcm.new_full((count,), 150.0), voiced
-    at = torch.from_numpy(np.flatnonzero(path >= 0))
-    logs = _between(strength[at], torch.from_numpy(path[path >= 0]), candidates)
-    smooth = np.interp(np.arange(count), at.numpy(), logs.numpy())
-    return torch.from_numpy(np.exp(smooth)).to(pcm.dtype), voiced
+        return torch.full_like(logs, math.log(MIDDLE)), voiced
+    off = logs - logs[voiced].median()
+    voiced = voiced & (off > -0.8) & (off < 0.65)
+    at = voiced.nonzero()[:, 0].numpy()
+    return torch.from_numpy(np.interp(np.arange(len(logs)), at, logs[voiced].numpy())).to(logs.dtype), voiced
 
 
 def _strength(pcm: Tensor, count: int) -> tuple[Tensor, Tensor]:
