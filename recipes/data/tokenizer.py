@@ -6,6 +6,7 @@ Sentences come from the text corpora and the human training transcripts; the rec
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import string
 import sys
@@ -45,11 +46,19 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def training_sentences(text_dir: Path, speech_dir: Path, count: int, seed: int) -> list[str]:
-    """`count` sentences by the corpora's shares and every human training transcript, dev sentences left out."""
+    """`count` sentences by the corpora's shares and every human training transcript, dev sentences left out.
+
+    The digest of a sentence decides whether it is taken, so a line more or less in one corpus changes about one line
+    here and nothing of the other corpora; a corpus of fewer sentences than its share is taken several times.
+    """
     dev = DevSentences.from_manifests(speech_dir)
-    texts = corpora.draw(corpora.read_all(text_dir, dev, seed=seed, limit=count), seed)
+    found = corpora.read_all(text_dir, dev, seed=seed, limit=count)
+    total, chosen = sum(share for _, share in found), list[str]()
+    for corpus, share in found:
+        ordered = sorted(corpus.sentences, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
+        chosen += itertools.islice(itertools.cycle(ordered), round(count * share / total))
     human = [text for u in manifest.load_all(speech_dir, "train") if (text := normalize(u.text))]
-    return [text for text, _ in itertools.islice(texts, count)] + [text for text in human if not dev.overlaps(text)]
+    return chosen + [text for text in human if not dev.overlaps(text)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vivavoce.recipes.data import tokenizer
 from vivavoce.recipes.data.exclude import DevSentences, without_dev
-from vivavoce.recipes.data.manifest import Utterance, write
+from vivavoce.recipes.data.manifest import Utterance, load, load_all, write
+from vivavoce.recipes.train.asr import ngram
+from vivavoce.speech.text import normalize
 
 DEV = ["The quick brown fox jumps over the lazy dog.", "TURN IT OFF", "It was 1805, and Mr. Fox jumped"]
 
@@ -59,3 +64,21 @@ def test_overlap_is_exactly_a_shared_run_of_six_or_the_short_whole(dev: list[str
     shared = any(dev[i : i + 6] in long for i in range(len(dev) - 5))
     whole = 0 < len(train) < 6 and dev == train
     assert DevSentences.from_texts([" ".join(dev)]).overlaps(" ".join(train)) == (shared or whole)
+
+
+def test_what_the_projects_own_data_becomes_shares_no_six_words_with_dev() -> None:
+    """Synthetic speech, the language model's sentences and the tokenizer's, counted here in another way."""
+    if not (data := os.environ.get("VIVAVOCE_DATA")):
+        pytest.skip("VIVAVOCE_DATA does not name a folder that holds speech/ and text/")
+    speech, text, synth = (Path(data) / name for name in ("speech", "text", "synth"))
+    dev = [normalize(u.text).split() for u in load_all(speech, "dev") if u.text]
+    runs = {tuple(words[i : i + 6]) for words in dev for i in range(len(words) - 5)}
+    short = {tuple(words) for words in dev if len(words) < 6}
+    made = [normalize(u.text) for u in load(synth, "train")] if synth.exists() else []
+    drawn = [*ngram.training_sentences(text, speech, 20_000, 5_000, 0),
+             *tokenizer.training_sentences(text, speech, 5_000, 0)]  # fmt: skip
+    assert len(drawn) > 20_000
+    for sentence in (*made, *drawn):
+        words = sentence.split()
+        assert tuple(words) not in short
+        assert not any(tuple(words[i : i + 6]) in runs for i in range(len(words) - 5)), sentence
