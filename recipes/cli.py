@@ -41,12 +41,16 @@ COMMANDS = {
     "models": Command("models", "list, inspect and convert models"),
     "bench asr": Command("bench.asr", "the recogniser's speed beside transformers', in one run"),
     "bench server": Command("bench.server", "how many live sessions hold, batched and one at a time"),
+    "bench tts": Command("bench.tts", "how soon and how fast the voice speaks, beside espeak-ng and flite"),
     "sample": Command("sample", "make a sentence of synthetic speech to try things with"),
     "train asr": Command("train.asr.train", "train a recogniser"),
+    "train tts": Command("train.tts.train", "train a voice"),
     "train backbone": Command("train.backbone.train", "train a language model for dialogue"),
     "data synthesize": Command("data.synthesize", "make synthetic speech to train on"),
     "data tokenizer": Command("data.tokenizer", "make subword tokenizers"),
     "data replies": Command("train.backbone.replies", "write the ready answers of a small language model"),
+    "train folds": Command("train.asr.folds", "train a recogniser again on other folds and seeds, for the spread"),
+    "train punctuation": Command("train.asr.punctuation", "train what writes punctuation and capitals"),
     "data ngram": Command("train.asr.ngram", "estimate the language model of a beam search"),
 }
 

@@ -170,6 +170,21 @@ def made_frames(model: SpeechModel, told: Tensor, steps: int, lookahead: int = W
     return stage.step(model.flow.ahead(told, count), state, count, count > 0, lookahead)[0][0]
 
 
+@torch.no_grad()
+def remake(model: SpeechModel, recordings: Sequence[Recording], aligned: Sequence[Aligned | None],
+           speakers: Sequence[str], steps: int = 4) -> dict[str, Tensor]:
+    """What the model makes of recordings of its training, with their own durations, by their path: (T, 82) float16."""
+    device = model.acoustic.mean.device
+    made = {}
+    for r, a in zip(recordings, aligned, strict=True):
+        if a is None or r.split != "train":
+            continue
+        batch = collate([example(r, a, speakers)], device)
+        drawn = model.acoustic(batch.phones, batch.counts, batch.speaker, batch.durations)
+        made[r.path] = made_frames(model, drawn.frames, steps).cpu().half()
+    return made
+
+
 def example(recording: Recording, aligned: Aligned, speakers: Sequence[str]) -> Example:
     phones, durations = (torch.tensor(x) for x in aligned)
     return Example(phones, durations, recording.frames[: int(durations.sum())], speakers.index(recording.speaker))

@@ -1,8 +1,9 @@
-"""Train a voice: the vocoder, and the acoustic model with its flow; then write the folder that `speak` loads.
+"""Train a voice: the vocoder, the acoustic model with its flow, the vocoder again on what those make; then write the
+folder that `speak` loads.
 
 `vivavoce train tts CONFIG.toml` reads recordings with their text, finds out which sound is where, trains each part on
-one CPU or one GPU (bf16), and resumes either from its last checkpoint. The parts do not need each other: with `--part`
-they can train side by side, and whatever is there is exported.
+one CPU or one GPU (bf16), and resumes each from its last checkpoint. The first two parts do not need each other: with
+`--part` they can train side by side. Whatever is there is exported.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from vivavoce.speech.tts.vocoder import Vocoder
 from vivavoce.speech.tts.voice import Voice
 from vivavoce.speech.weights import Precision
 
-from .align import align_all
-from .data import gather
+from .align import Aligned, align_all
+from .data import Recording, gather
 from .schedule import Learner
 from .sound import SoundConfig, SoundPart
-from .speech import SpeechConfig, SpeechModel, SpeechPart
+from .speech import SpeechConfig, SpeechModel, SpeechPart, remake
 
-PartName = Literal["vocoder", "speech"]
+PartName = Literal["vocoder", "speech", "polish"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
@@ -52,6 +53,7 @@ class TrainConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     vocoder_training: SoundConfig = field(default_factory=SoundConfig)
     speech_training: SpeechConfig = field(default_factory=SpeechConfig)
+    polish_training: SoundConfig = field(default_factory=SoundConfig)
     seed: int = 1
     save_minutes: float = 4.0
     measure_steps: int = 400
@@ -126,7 +128,8 @@ def learner(name: PartName, config: TrainConfig, root: Path, folder: Path, devic
         heard = gather(speech, [*config.corpora, *config.sound], cache)
         sound = SoundPart(Vocoder(config.vocoder), heard, config.vocoder_training, device, config.seed)
         return Learner(sound, config.vocoder_training.optimizer, device)
-    recordings, aligned = [], []
+    recordings: list[Recording] = []
+    aligned: list[Aligned | None] = []
     for corpus in config.corpora:
         recordings += (found := gather(speech, [corpus], cache))
         aligned += align_all(found, cache / f"{corpus}.json")
@@ -134,22 +137,36 @@ def learner(name: PartName, config: TrainConfig, root: Path, folder: Path, devic
     if strangers:
         raise BadConfig(f"{config.name}: `speakers` lacks {', '.join(sorted(strangers))}, who speak in its corpora")
     model = SpeechModel(config.acoustic, config.flow, len(SYMBOLS), len(config.speakers))
+    if name == "polish":
+        model.load_state_dict(weights(folder, "speech"))
+        vocoder = Vocoder(config.vocoder)
+        vocoder.load_state_dict(weights(folder, "vocoder"))
+        made = remake(model.eval().to(device), recordings, aligned, config.speakers)
+        sound = SoundPart(vocoder, recordings, config.polish_training, device, config.seed + 1, made)
+        return Learner(sound, config.polish_training.optimizer, device)
     part = SpeechPart(model, recordings, aligned, config.speakers, config.speaker, config.speech_training, device,
                       config.seed)
     return Learner(part, config.speech_training.optimizer, device)
 
 
+def weights(folder: Path, name: PartName) -> dict[str, torch.Tensor]:
+    """A part's averaged weights. Raises BadConfig before it has any."""
+    path = folder / f"{name}.pt"
+    if not path.is_file():
+        raise BadConfig(f"{path}: not there yet; train the part {name} first")
+    tensors: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
+
+
 def export(config: TrainConfig, folder: Path, dtype: Precision) -> Path | None:
     """Write the voice once both parts have averaged weights; returns its folder."""
-    weights = {}
-    for name, prefix in (("vocoder", "vocoder."), ("speech", "")):
-        if not (folder / f"{name}.pt").is_file():
-            return None
-        tensors = torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True)
-        weights |= {prefix + key: tensor for key, tensor in tensors.items()}
+    vocoder: PartName = "polish" if (folder / "polish.pt").is_file() else "vocoder"
+    if not (folder / "speech.pt").is_file() or not (folder / f"{vocoder}.pt").is_file():
+        return None
+    tensors = weights(folder, "speech") | {f"vocoder.{k}": t for k, t in weights(folder, vocoder).items()}
     voice = Voice(VoiceConfig(config.name, len(SYMBOLS), config.speakers, config.speaker, config.acoustic, config.flow,
                               config.vocoder))
-    voice.load_state_dict(weights)
+    voice.load_state_dict(tensors)
     voice.save(folder / "export", dtype=dtype)
     return folder / "export"
 
@@ -170,7 +187,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("config", type=Path, help="a TOML file; lj-en.toml beside this module is the shipped voice's")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder with speech/ (default: data)")
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME); an interrupted run resumes")
-    parser.add_argument("--part", choices=PARTS, action="append", help="train only this part (default: both)")
+    parser.add_argument("--part", choices=PARTS, action="append", help="train only this part (default: each in turn)")
     parser.add_argument("--minutes", type=float, default=0, help="stop each part after this long (default: at its end)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
