@@ -42,6 +42,11 @@ class Batch(NamedTuple):
         """Of audio, padding not counted."""
         return float(self.samples.sum()) / RATE
 
+    @property
+    def padding(self) -> float:
+        """Share of the samples that are padding."""
+        return 1 - float(self.samples.sum()) / max(self.pcm.numel(), 1)
+
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(t.to(device, non_blocking=True) for t in self))
 
@@ -77,7 +82,8 @@ class Recordings(Dataset[Batch]):
     """Utterances with their tokens; indexed by (epoch, indices), it decodes, augments and pads one batch.
 
     Those that are too short, too long, or have more tokens than the encoder has frames are left out and counted in
-    `left_out`. cache keeps decoded int16 audio in memory (115 MB an hour).
+    `left_out`. cache keeps decoded int16 audio in memory (115 MB an hour); a `store` of all of it (see store.py) is
+    read instead where there is one.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class Recordings(Dataset[Batch]):
         self.weights = np.array([given[i] for i in keep])
         self.left_out = len(utterances) - len(keep)
         self.augment = augment
+        self.store: Sequence[Stored] | None = None
         self._cache: dict[int, Stored] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -111,6 +118,8 @@ class Recordings(Dataset[Batch]):
 
     def audio(self, index: int) -> Stored:
         """Decoded (samples,) int16 at 16 kHz."""
+        if self.store is not None:
+            return self.store[index]
         if self._cache is None:
             return read_audio(self.utterances[index])
         if index not in self._cache:
@@ -212,6 +221,7 @@ class Batches:
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
         )
 
 

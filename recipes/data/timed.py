@@ -7,7 +7,9 @@ to the training loop.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from vivavoce.recipes.data.batches import RATE, Batch, pad
 from vivavoce.recipes.data.voices import draw, say_timed
@@ -40,7 +43,7 @@ class TimedBatch(NamedTuple):
     phones: Tensor
 
 
-class TimedSpeech:
+class TimedSpeech(Dataset[TimedBatch]):
     """Batches of about `seconds` of synthetic speech. The k-th has the same sentences and voices whenever it is asked
     for; its samples differ a little, as espeak-ng carries its state from one sentence to the next.
 
@@ -54,11 +57,13 @@ class TimedSpeech:
         if not self.texts:
             raise ValueError(f"no sentence of 2 to {longest} words to read aloud")
 
-    def batches(self, start: int) -> Iterator[TimedBatch]:
-        """Without end, from the start-th on."""
-        while True:
-            yield self.batch(start)
-            start += 1
+    def batches(self, start: int, workers: int = 0) -> Iterator[TimedBatch]:
+        """Without end, from the start-th on, made here or by `workers` processes, in the same order."""
+        yield from DataLoader(self, batch_size=None, sampler=_From(start), num_workers=workers,
+                              prefetch_factor=4 if workers else None)
+
+    def __getitem__(self, number: int) -> TimedBatch:
+        return self.batch(number)
 
     def batch(self, number: int) -> TimedBatch:
         """Sentences of like length, each in a voice of its own, with a little noise."""
@@ -81,6 +86,16 @@ class TimedSpeech:
         most = max(len(p) for p in phones)
         padded = [np.pad(p, (0, most - len(p)), constant_values=-1) for p in phones]
         return TimedBatch(pad(audio, tokens), torch.from_numpy(np.stack(padded)))
+
+
+@dataclass(frozen=True)
+class _From:
+    """A sampler: start, start + 1 and so on."""
+
+    start: int
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
 
 
 def frame_classes(phones: Sequence[tuple[int, str]], frames: int) -> npt.NDArray[np.int64]:

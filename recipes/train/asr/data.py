@@ -15,6 +15,7 @@ from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.augment import Augment, AugmentConfig
 from vivavoce.recipes.data.batches import Batch, BatchConfig, Batches, Recordings, read_audio
 from vivavoce.recipes.data.sources import gather, noise_pool, room_pool
+from vivavoce.recipes.data.store import build
 from vivavoce.speech.text import normalize
 
 
@@ -32,7 +33,9 @@ class Phase:
 class DataConfig:
     """speech: folder of corpora, one manifest each; synthetic: folders that `vivavoce data synthesize` made. Both are
     relative to the data folder. repeats: how often an epoch shows each corpus (`synthetic` for all made speech).
-    dev: corpora measured while training, with at most dev_utterances of each. workers: processes that decode."""
+    dev: corpora measured while training, with at most dev_utterances of each. workers: processes that decode and
+    augment. store: a folder (best on a local disk) to decode everything into before the first step; else recordings
+    are decoded when they are first needed."""
 
     speech: str = "speech"
     synthetic: tuple[str, ...] = ()
@@ -44,6 +47,7 @@ class DataConfig:
     dev: tuple[str, ...] = ("ljspeech", "speechocean762", "librispeech_readers")
     dev_utterances: int = 60
     workers: int = 0
+    store: str = ""
 
 
 class TrainingData:
@@ -56,6 +60,8 @@ class TrainingData:
         sources = gather(speech, [root / folder for folder in config.synthetic], config.repeats, config.noise_share)
         noises = noise_pool(speech)
         recordings = Recordings(sources.utterances, tokenizer, config.batches, sources.weights)
+        if config.store:
+            recordings.store = build(recordings.utterances, Path(config.store) / f"rank{rank}", max(1, config.workers))
         babble = [recordings.audio(i) for i in range(0, len(recordings), max(1, len(recordings) // 200))]
         recordings.augment = Augment(config.augment, noises=noises, speech=babble, seed=seed,
                                      rooms=room_pool(speech, config.augment.rooms, seed))

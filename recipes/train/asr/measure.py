@@ -1,4 +1,4 @@
-"""Word and character error rates of a model during training: batches of whole utterances, greedy CTC."""
+"""Word and character error rates of a model during training: batches of whole utterances, greedy, no gate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vivavoce.speech.asr.score import Score, score, total
 def error_rates(model: AsrModel, tokenizer: Tokenizer, utterances: Sequence[tuple[Tensor, str]], *, lookahead: int,
                 slots: int = 16) -> Score:
     """Transcribe (pcm (n,) at 16 kHz, reference text) pairs and score them all together."""
-    recognizer = Recognizer(model, tokenizer, slots=slots)
+    recognizer = Recognizer(model, tokenizer, slots=slots, gate=False)
     order = sorted(range(len(utterances)), key=lambda i: len(utterances[i][0]))
     with torch.no_grad():
         heard = recognizer.transcribe_streams([[utterances[i][0]] for i in order], lookahead=lookahead)

@@ -62,10 +62,12 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; tokenizer,
-    encoder and transducer then stay unset. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer
-    a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss is between_weight. timed: for so many
-    steps at the beginning the data is synthetic speech with known phone times, in batches of timed_seconds, and the
-    loss names the phone of every 40 ms besides (see recipes/data/timed.py)."""
+    encoder and transducer then stay unset. transducer: train one beside CTC, whose share of the loss is then
+    ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
+    is between_weight. timed: for so many steps at the beginning the data is synthetic speech with known phone times, in
+    batches of timed_seconds, and the loss names the phone of every 40 ms besides (see recipes/data/timed.py).
+    consistency: weight of the difference between what CTC hears in two maskings of every utterance (CR-CTC,
+    arXiv 2410.05101; 0.2 there), 0 for one masking as usual; a step then computes twice as much."""
 
     name: str
     data: DataConfig
@@ -79,6 +81,7 @@ class TrainConfig:
     ctc_weight: float = 0.3
     between: int = -1
     between_weight: float = 0.3
+    consistency: float = 0.0
     timed: int = 0
     timed_seconds: float = 24.0
     seed: int = 1
@@ -131,8 +134,9 @@ class Trainer:
         cool = max(0.0, (o.steps - step) / max(o.cooldown * o.steps, 1.0))
         return o.rate * min(warm, cool, 1.0)
 
-    def step(self, batch: Batch, phones: Tensor | None = None) -> float:
-        """One update; phones as in `TimedBatch`. Returns the loss in nats a token."""
+    def step(self, batch: Batch, phones: Tensor | None = None) -> Tensor:
+        """One update; phones as in `TimedBatch`. Returns the loss in nats a token, left on the device: to read it is to
+        wait for it."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
@@ -146,31 +150,38 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step_count += 1
         self._update_average()
-        return float(loss.detach())
+        return loss.detach()
 
     def loss(self, batch: Batch, phones: Tensor | None = None) -> Tensor:
         """Nats a token, all heads together."""
         draw = random.Random(self.config.seed * 1_000_003 + self.step_count)
         lookahead = draw.choice(self.config.lookaheads)
         mel, frames = self.model.features(batch.pcm, batch.samples)
+        targets, twice = (batch.tokens, batch.token_lengths), self.config.consistency > 0 and phones is None
+        if twice:  # two views of every utterance, masked apart, one below the other
+            mel, frames, targets = _doubled(mel), _doubled(frames), (_doubled(targets[0]), _doubled(targets[1]))
         mel = self.config.spec_augment(mel, frames, seed=draw.randrange(2**31))
         x, middle, count = self._encode(mel, frames, lookahead)
-        targets = batch.tokens, batch.token_lengths
         assert self.model.ctc is not None
         loss = self.model.ctc.loss(x, count, *targets)
         if phones is not None:
-            said = self.phones(x).unflatten(-1, (LABELS_A_FRAME, CLASSES)).flatten(1, 2)
-            phones = phones[:, : said.shape[1]].masked_fill(
-                ~count_mask(LABELS_A_FRAME * count, min(said.shape[1], phones.shape[1])), -1)
-            named = F.cross_entropy(said[:, : phones.shape[1]].transpose(1, 2), phones, ignore_index=-1)
-            loss = 2 * named + 0.5 * loss
+            loss = 2 * self._named(x, count, phones) + 0.5 * loss
         if self.between is not None:
             loss = torch.lerp(loss, self.between.loss(middle, count, *targets), self.config.between_weight)
+        if twice:
+            loss = loss + self.config.consistency * consistency(self.model.ctc(x), count)
         if self.model.transducer is not None:
-            a_token = len(count) / batch.token_lengths.sum().clamp(min=1)
+            a_token = len(count) / targets[1].sum().clamp(min=1)
             transducer = self.model.transducer.loss(x, count, *targets) * a_token
             loss = torch.lerp(transducer, loss, self.config.ctc_weight)
         return loss
+
+    def _named(self, x: Tensor, count: Tensor, phones: Tensor) -> Tensor:
+        """Cross-entropy of the phone of every half frame."""
+        said = self.phones(x).unflatten(-1, (LABELS_A_FRAME, CLASSES)).flatten(1, 2)
+        n = min(said.shape[1], phones.shape[1])
+        phones = phones[:, :n].masked_fill(~count_mask(LABELS_A_FRAME * count, n), -1)
+        return F.cross_entropy(said[:, :n].transpose(1, 2), phones, ignore_index=-1)
 
     def _encode(self, mel: Tensor, frames: Tensor, lookahead: int) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder frames, those after layer `between` (or the same), and their counts."""
@@ -225,6 +236,58 @@ class Trainer:
         torch.set_rng_state(state["rng"].cpu())
 
 
+def _doubled(x: Tensor) -> Tensor:
+    return torch.cat([x, x])
+
+
+def consistency(log_probs: Tensor, count: Tensor) -> Tensor:
+    """How far the two halves of a batch are from each other's distributions, nats a frame: the mean of both
+    Kullback-Leibler divergences, each half the other's fixed target (CR-CTC).
+
+    log_probs: (2 B, T, labels); count: (2 B,) frames, the same in both halves.
+    """
+    a, b = log_probs.chunk(2)
+    apart = F.kl_div(a, b.detach(), reduction="none", log_target=True) + F.kl_div(
+        b, a.detach(), reduction="none", log_target=True)
+    inside = count_mask(count[: len(a)], a.shape[1])
+    return 0.5 * apart.sum(-1)[inside].sum() / count[: len(a)].sum().clamp(min=1)
+
+
+@dataclass
+class Meter:
+    """What the log says of the last steps: the loss, the share of time in which no batch was ready, and of samples that
+    were padding."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    heard: float = 0.0
+    padded: float = 0.0
+    waited: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def ready(self, batches: Iterator[tuple[Batch, Tensor | None]]) -> Iterator[tuple[Batch, Tensor | None]]:
+        """The same batches, the time they take counted as waiting."""
+        while True:
+            asked = time.monotonic()
+            item = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if item is None:
+                return
+            yield item
+
+    def take(self, loss: Tensor, batch: Batch) -> None:
+        self.losses.append(loss)
+        self.heard += batch.seconds
+        self.padded += batch.pcm.numel() / 16000
+
+    def read(self) -> str:
+        """A line, and the count begins anew. Waits for the device."""
+        loss, took = float(torch.stack(self.losses).mean()), max(time.monotonic() - self.began, 1e-9)
+        text = (f"loss {loss:.3f}  {self.heard / took:.0f}x real time  {len(self.losses) / took:.2f} steps/s  "
+                f"waiting {100 * self.waited / took:.0f} %  padding {100 * (1 - self.heard / self.padded):.0f} %")
+        self.losses, self.heard, self.padded, self.waited, self.began = [], 0.0, 0.0, 0.0, time.monotonic()
+        return text
+
+
 class Run:
     """A trainer with its folder: log, checkpoints, export."""
 
@@ -247,18 +310,14 @@ class Run:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         began = saved = time.monotonic()
-        losses: list[float] = []
-        heard = 0.0
-        for batch, phones in self.batches():
-            losses.append(self.trainer.step(batch, phones))
-            heard += batch.seconds
+        meter = Meter()
+        for batch, phones in meter.ready(self.batches()):
+            meter.take(self.trainer.step(batch, phones), batch)
             now = time.monotonic()
-            if self.trainer.step_count % 50 == 0:
-                self.log(f"loss {sum(losses) / len(losses):.3f}  lr {self.trainer.rate():.2e}  "
-                         f"{heard / (now - began):.0f}x real time")
-                losses.clear()
             over = self._everyone(self.stopping or (minutes > 0 and now - began > minutes * 60))
             done = self.trainer.step_count >= self.config.optimizer.steps
+            if self.trainer.step_count % 50 == 0 or over or done:
+                self.log(f"{meter.read()}  lr {self.trainer.rate():.2e}")
             if self.trainer.step_count % self.config.measure_steps == 0 or done:
                 self.measure()
             if over or done or now - saved > self.config.save_minutes * 60:
@@ -273,7 +332,7 @@ class Run:
         if step < timed:
             speech = TimedSpeech(self.data.texts, self.trainer.tokenizer, self.config.timed_seconds,
                                  seed=self.config.seed * 1000 + self.rank)
-            yield from islice(speech.batches(step), timed - step)
+            yield from islice(speech.batches(step, self.config.data.workers), timed - step)
             step = timed
         yield from ((batch, None) for batch in self.data.batches(step - timed))
 
@@ -336,6 +395,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")  # TF32 where bf16 does not reach; nothing to a CPU
     config = read_config(args.config)
     if "LOCAL_RANK" in os.environ:  # started by torchrun
         dist.init_process_group()

@@ -1,0 +1,126 @@
+"""How far a recogniser's errors can be trusted: the same recipe trained again, on other folds and with other seeds.
+
+A corpus is cut into folds, by speaker where it has many (leave some readers out in turn), else by recording; each fold
+is measured by a model that never heard it, nor a sentence it shares. What leaves is a table with means and spreads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vivavoce.recipes.data import manifest
+from vivavoce.recipes.data.manifest import Utterance
+from vivavoce.speech.errors import BadConfig
+from vivavoce.streaming.errors import VivaVoceError
+
+from .measure import error_rates
+from .train import Run, TrainConfig, read_config
+
+SPEAKERS = 10  # a corpus of fewer is cut by recording
+EVERYTHING = 1_000_000
+
+
+def fold_of(utterances: Sequence[Utterance], folds: int) -> list[int]:
+    """The fold of each, 0 to folds - 1; nobody who speaks in one is heard in another. Digests decide, so a corpus that
+    is listed in another order is cut the same.
+
+    Raises BadConfig: fewer speakers or recordings than folds.
+    """
+    speakers = {u.speaker for u in utterances}
+    names = [u.speaker if len(speakers) >= SPEAKERS else u.path.name for u in utterances]
+    order = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
+    if not 2 <= folds <= len(order):
+        raise BadConfig(f"{folds} folds of {len(order)} speakers or recordings; give 2 to {len(order)}")
+    place = {name: i % folds for i, name in enumerate(order)}
+    return [place[name] for name in names]
+
+
+def lay_out(data: Path, speech: str, corpus: str, folds: int, fold: int, root: Path) -> None:
+    """A data folder like `data`, its recordings where they are, with that fold of the corpus as its dev set and the
+    rest of it to train on. folds 0: the split as it stands. Raises BadManifest, BadConfig."""
+    for file in sorted((data / speech).glob(f"*/{manifest.NAME}")):
+        utterances = manifest.load(file)
+        if folds and file.parent.name == corpus:
+            spoken = [u for u in utterances if u.text]
+            places = fold_of(spoken, folds)
+            utterances = [replace(u, split="dev" if at == fold else "train")
+                          for u, at in zip(spoken, places, strict=True)]
+        target = root / speech / file.parent.name / manifest.NAME
+        target.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write(target, [replace(u, path=u.path.resolve()) for u in utterances])
+    for other in data.iterdir():
+        link = root / other.name
+        if other.name != Path(speech).parts[0] and not link.exists():
+            link.symlink_to(other.resolve())
+
+
+def measured(config: TrainConfig, root: Path, folder: Path, device: torch.device, minutes: float) -> dict[str, float]:
+    """Train in `folder` and give the WER of every dev set, greedy at 480 ms; nothing where `minutes` ended it early."""
+    result = folder / "result.json"
+    if not result.exists():
+        run = Run(config, root, folder, device)
+        run.train(minutes)
+        if run.trainer.step_count < config.optimizer.steps:
+            return {}
+        model = run.trainer.averaged()
+        rates = {name: error_rates(model, run.trainer.tokenizer, said, lookahead=6).words.rate
+                 for name, said in run.data.dev(root).items()}
+        result.write_text(json.dumps(rates) + "\n")
+    found: dict[str, float] = json.loads(result.read_text())
+    return found
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """A line a run and set, then mean and standard deviation over the runs of each set."""
+    lines = [f"{name}  {corpus}  WER {100 * rate:.2f} %"
+             for name, rates in rows.items() for corpus, rate in rates.items()]
+    for corpus in sorted({corpus for rates in rows.values() for corpus in rates}):
+        values = [100 * rates[corpus] for rates in rows.values() if corpus in rates]
+        spread = f", standard deviation {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        lines.append(f"{corpus}: mean {statistics.fmean(values):.2f} %{spread} over {len(values)} runs")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 done, 1 failed or cut short (the same line goes on), 2 bad usage."""
+    p = argparse.ArgumentParser("vivavoce train folds", description="Train again on other folds and seeds; resumes.")
+    p.add_argument("config", type=Path)
+    p.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")))
+    p.add_argument("--out", type=Path, default=Path("runs/folds"))
+    p.add_argument("--corpus", default="ljspeech", help="the one to cut (default: %(default)s)")
+    p.add_argument("--folds", type=int, default=5, help="0: the split as it stands, for a spread over seeds alone")
+    p.add_argument("--seeds", type=int, nargs="+", default=[1])
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--minutes", type=float, default=0, help="a run at most; run again to go on")
+    args = p.parse_args(argv)
+    rows, cut = dict[str, dict[str, float]](), False
+    try:
+        config = read_config(args.config)
+        for fold in range(max(args.folds, 1)):
+            for seed in args.seeds:
+                name = f"{args.corpus}-{fold + 1}-of-{args.folds}-seed-{seed}" if args.folds else f"seed-{seed}"
+                root = args.out / name / "data"
+                lay_out(args.data, config.data.speech, args.corpus, args.folds, fold, root)
+                data = replace(config.data, dev_utterances=EVERYTHING)
+                one = replace(config, seed=seed, data=data, measure_steps=config.optimizer.steps)
+                rows[name] = measured(one, root, args.out / name, torch.device(args.device), args.minutes)
+                cut |= not rows[name]
+    except VivaVoceError as e:
+        print(f"folds: {e}", file=sys.stderr)
+        return 1
+    print(table(rows))
+    return int(cut)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
