@@ -17,9 +17,9 @@ from .phones import SPACE
 from .ssml import Break, Item, Written
 
 CONTEXT = 8  # words of the phrase before that are planned again with the next one, so that it goes on in their tone
-# Of the first phrase, the second, and all others: the words after which one is cut, and from which on a comma ends it.
-# They grow as sound waits to be played, and longer phrases sound better.
-LIMITS = ((5, 3), (10, 5), (22, 8))
+# Of the first phrases and then of all others: the words after which one is cut, and from which on a comma ends it. They
+# grow, for longer phrases sound better, but no faster than a text of five words a second keeps ahead of its sound.
+LIMITS = ((5, 3), (7, 4), (12, 6), (22, 8))
 _ENDS = ".?!"
 _STRENGTH = {mark: i for i, mark in enumerate((SPACE, ",", ";", ".", "?", "!"))}
 _CLOSING = "\"'”’)]}*_»"
@@ -145,7 +145,7 @@ class Splitter:
         sizes = [_size(placed) for placed in self._words]
         best, place = -1, 0
         for k in range(1, len(self._words)):
-            if 2 * sum(sizes[:k]) < limit - 1:
+            if 2 * sum(sizes[:k]) <= limit:
                 continue
             bond = _bond(self._words[k - 1], self._words[k])
             if bond >= best:
