@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -13,6 +12,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Computed in float32 (float64 for float64), rounded to x's dtype before the weight as the checkpoints were trained.
     """
     if x.dtype in (torch.float32, torch.float64):
-        return functional.rms_norm(x, weight.shape, weight, eps)  # the same in one call
+        # the root of the mean square and eps is the hypotenuse of √mean and √eps: half the calls
+        root = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
+        return x / torch.hypot(root, x.new_full((), eps**0.5)) * weight
     wide = x.float()
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

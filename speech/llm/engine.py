@@ -259,13 +259,13 @@ class LlmEngine:
         if not take:
             return []
         state = self._engine.state
-        rows = torch.zeros(state.slots, max(take.values()), dtype=torch.int64)
-        valid = torch.zeros(state.slots, dtype=torch.int64)
+        longest, device = max(take.values()), state.decoder.cache.length.device
+        tokens, counts = [[0] * longest for _ in range(state.slots)], [0] * state.slots
         for slot, n in take.items():
             session = self._sessions[slot]
-            rows[slot.index, :n] = torch.tensor(session.turn[session.fed : session.fed + n])
-            valid[slot.index] = n
-        rows, valid = (x.to(state.decoder.cache.length.device) for x in (rows, valid))
+            tokens[slot.index][:n] = session.turn[session.fed : session.fed + n]
+            counts[slot.index] = n
+        rows, valid = torch.tensor(tokens, device=device), torch.tensor(counts, device=device)
         hidden, _ = self.model.step(rows, state.decoder, valid, torch.zeros_like(valid, dtype=torch.bool))
         for slot, n in take.items():
             self._sessions[slot].fed += n
@@ -289,10 +289,13 @@ class LlmEngine:
         index = slots_tensor(*(slot.index for slot in ready)).to(hidden.device)
         last = torch.tensor([take[slot] - 1 for slot in ready], device=hidden.device)
         logits = self.model.decoder.logits(hidden[index, last])
-        finite = logits.isfinite().all(-1)
-        events: list[Event] = [self._fail(s) for s, ok in zip(ready, finite.tolist(), strict=True) if not ok]
-        if bool(finite.any()):
-            tokens = sample(logits[finite], self._engine.state.sampler, index[finite]).tolist()
+        events: list[Event] = []
+        if not bool(logits.sum(-1).isfinite().all()):  # a sum is finite only when all its terms are
+            finite = logits.isfinite().all(-1)
+            events = [self._fail(s) for s, ok in zip(ready, finite.tolist(), strict=True) if not ok]
+            logits, index = logits[finite], index[finite]
+        if len(index):
+            tokens = sample(logits, self._engine.state.sampler, index).tolist()
             going = [slot for slot in ready if slot in self._sessions]
             for slot, token in zip(going, tokens, strict=True):
                 given = self._sessions[slot].given

@@ -205,15 +205,14 @@ class LanguageModel:
 
     def _decode_singles(self, x: Tensor, state: DecoderState, valid: Tensor, out: Tensor) -> Tensor:
         """The short way for rows of one token, unless they are strewn too thinly; (slots,) how many were done."""
-        singles = valid == 1
-        rows = singles.nonzero()[:, 0] if self.policy.steady else singles[:0]
-        if not len(rows) or (span := int(rows[-1] - rows[0]) + 1) > 2 * len(rows):
+        rows = [i for i, n in enumerate(valid.tolist()) if n == 1] if self.policy.steady else []
+        if not rows or (span := rows[-1] + 1 - rows[0]) > 2 * len(rows):
             return torch.zeros_like(valid)
-        first = int(rows[0])
-        active = singles[first : first + span]
+        first = rows[0]
+        active = valid[first : first + span] == 1
         hidden = self.decode(x[first : first + span, 0], state, active, first)
-        out[first : first + span, 0] = torch.where(active[:, None], hidden, 0)
-        return singles.long()
+        out[first : first + span, 0] = hidden if span == len(rows) else torch.where(active[:, None], hidden, 0)
+        return (valid == 1).long()
 
     def decode(
         self, x: Tensor, state: DecoderState, active: Tensor, first: int = 0, used: int | None = None

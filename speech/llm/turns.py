@@ -34,4 +34,7 @@ class Turns:
 def turn(x: Tensor, angles: Angles) -> Tensor:
     """x: (..., heads, D) in the half-split layout of kernels/rotary.py, each row by its own angles."""
     cos, sin = angles
-    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    if x.dtype == cos.dtype:
+        return torch.addcmul(x * cos, swapped, sin)
+    return (x * cos + swapped * sin).to(x.dtype)

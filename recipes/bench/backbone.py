@@ -1,0 +1,149 @@
+"""`vivavoce bench backbone`: a token of the language model on its sink cache, beside recomputing and transformers.
+
+The same random weights run in all of them, in turn. Recomputing is the definition of a sliding window: the whole window
+anew for each token. transformers' `generate` has its own cache; that greedy tokens are equal is checked before timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vivavoce.speech.errors import MissingDependency
+from vivavoce.speech.llm.config import LlmConfig
+from vivavoce.speech.llm.engine import LlmEngine, Token
+from vivavoce.speech.llm.hub import rename
+from vivavoce.speech.llm.model import Decoder, DecoderState, LanguageModel
+from vivavoce.speech.weights import fit
+from vivavoce.streaming.cache_policy import SinkRing
+
+from .report import Different, Row, in_turn, run
+
+SINKS = 4
+
+
+def shape(width: int, layers: int, heads: int, kv_heads: int, hidden: int, vocabulary: int) -> LlmConfig:
+    return LlmConfig(vocabulary, width, layers, heads, kv_heads, 48, hidden, qk_norm=True, tied=True)
+
+
+SHIPPED = shape(192, 4, 4, 2, 512, 4096)
+FULL = shape(384, 6, 8, 2, 1024, 8192)  # 12.5 million parameters
+
+
+@dataclass(frozen=True)
+class Plan:
+    """windows: of the cache against recomputing; batches: against transformers, each with a prompt of `prompt` tokens
+    and `tokens` more; seconds: spent on one case, all contenders together, in `repeats` rounds or more."""
+
+    windows: tuple[int, ...] = (256, 1024, 4096)
+    batches: tuple[int, ...] = (1, 16)
+    prompt: int = 64
+    tokens: int = 64
+    seconds: float = 10.0
+    repeats: int = 3
+    models: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "12.5 M": FULL})
+
+
+QUICK = Plan(windows=(256, 1024), tokens=24, seconds=1.0, repeats=1, models={"2.4 M": SHIPPED})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 for bad usage; raises VivaVoceError for what the user can put right."""
+    return run("backbone", __doc__.split("\n")[0], lambda quick: bench_backbone(QUICK if quick else Plan()), argv)
+
+
+def bench_backbone(plan: Plan) -> list[Row]:
+    """Raises MissingDependency without transformers, and Different when tokens or scores are not equal."""
+    rows = []
+    with torch.no_grad():
+        for name, config in plan.models.items():
+            theirs, ours = build(config)
+            rows += [recompute_case(name, ours, plan, window) for window in plan.windows]
+            rows += [generate_case(name, theirs, ours, plan, batch) for batch in plan.batches]
+    return rows
+
+
+def recompute_case(name: str, decoder: Decoder, plan: Plan, window: int) -> Row:
+    """A token when sinks and window are full."""
+    model = LanguageModel(decoder, SinkRing(SINKS, window - SINKS, 64))
+    state, tokens = model.init_state(1), draw(decoder, 1, window)
+    step(model, state, tokens)
+    expected = decoder.logits(decoder(tokens)[:, -1])
+    case = f"{name}: a token at window {window}, against recompute"
+    found = decoder.logits(last_again(model, state, tokens))
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    if not difference < 1e-4:
+        raise Different(f"{case}: scores differ by {difference:.1e} of the largest")
+    one = tokens[:, :1]
+    again, ours = in_turn([lambda: decoder(tokens), lambda: step(model, state, one)], plan.seconds, plan.repeats)
+    return Row(case, ours, again, "ms", again / ours, difference)
+
+
+def last_again(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Tensor:
+    """The hidden state of the last token, (1, width), by the way a single token takes."""
+    state.cache.rollback(model.policy, torch.ones(1, dtype=torch.int64))
+    return step(model, state, tokens[:, -1:])[:, -1]
+
+
+def step(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Tensor:
+    every = torch.full((len(tokens),), tokens.shape[1])
+    return model.step(tokens, state, every, every < 0)[0]
+
+
+def generate_case(name: str, theirs: Any, decoder: Decoder, plan: Plan, batch: int) -> Row:
+    """The engine, sessions and all, against `generate`; tokens a second of all rows together."""
+    prompt = draw(decoder, batch, plan.prompt)
+    case = f"{name}: tokens a second, batch {batch}, against transformers generate"
+    ours = partial(replies, decoder, prompt, plan.tokens)
+    other = partial(theirs.generate, prompt, max_new_tokens=plan.tokens, do_sample=False)
+    if ours() != other()[:, plan.prompt :].tolist():
+        raise Different(f"{case}: greedy tokens differ; use the release of transformers of constraints.txt")
+    calls: list[Callable[[], object]] = [other, ours]
+    a, b = (1e3 * batch * plan.tokens / ms for ms in in_turn(calls, plan.seconds, plan.repeats))
+    return Row(case, b, a, "tokens/s", b / a, 0.0)
+
+
+def replies(decoder: Decoder, prompt: Tensor, tokens: int) -> list[list[int]]:
+    engine = LlmEngine(LanguageModel(decoder, SinkRing(SINKS, 1020, 64)), len(prompt), budget=4096)
+    out: dict[object, list[int]] = {}
+    for i, row in enumerate(prompt.tolist()):
+        slot = engine.open(str(i))
+        engine.extend(slot, row)
+        engine.reply(slot, max_tokens=tokens, ends=())
+        out[slot] = []
+    while not engine.idle:
+        for event in engine.tick():
+            if isinstance(event, Token):
+                out[event.slot].append(event.token)
+    return list(out.values())
+
+
+def draw(decoder: Decoder, batch: int, n: int) -> Tensor:
+    return torch.randint(0, decoder.config.vocabulary, (batch, n), generator=torch.Generator().manual_seed(0))
+
+
+def build(config: LlmConfig) -> tuple[Any, Decoder]:
+    """Random weights in theirs, copied by the names that checkpoints of theirs are read with."""
+    try:
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+    except ImportError as e:
+        raise MissingDependency(
+            "this benchmark compares with transformers' generate, which is not installed; "
+            "pip install 'transformers>=5.17'"
+        ) from e
+    torch.manual_seed(0)
+    values = Qwen3Config(
+        vocab_size=config.vocabulary, hidden_size=config.width, num_hidden_layers=config.layers,
+        num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, head_dim=config.head_dim,
+        intermediate_size=config.hidden, tie_word_embeddings=True, max_position_embeddings=8192,
+        rope_theta=config.theta, rms_norm_eps=config.eps, eos_token_id=None, pad_token_id=0)  # fmt: skip
+    theirs = Qwen3ForCausalLM(values).eval()
+    tensors = {n: t.clone() for n, t in rename(theirs.state_dict(), "transformers").items() if n != "head.weight"}
+    ours = Decoder.empty(config)
+    fit(ours, tensors, "transformers")
+    return theirs, ours.eval().requires_grad_(False)

@@ -1,0 +1,65 @@
+"""`vivavoce bench backbone`: equal before it is timed, every case in its row."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from vivavoce.recipes.bench import backbone
+from vivavoce.recipes.bench.backbone import Plan, bench_backbone, main, shape
+from vivavoce.recipes.bench.report import Different, Row
+from vivavoce.speech.errors import MissingDependency
+
+TINY = Plan(windows=(16, 80), batches=(1, 3), prompt=7, tokens=5, seconds=0.0, repeats=1,
+            models={"tiny": shape(16, 2, 4, 2, 24, 50)})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    pytest.importorskip("transformers", reason="the peer it compares with is not installed")
+    return bench_backbone(TINY)
+
+
+def test_every_window_and_batch_has_its_row(rows: list[Row]) -> None:
+    assert [row.case for row in rows] == [
+        "tiny: a token at window 16, against recompute",
+        "tiny: a token at window 80, against recompute",
+        "tiny: tokens a second, batch 1, against transformers generate",
+        "tiny: tokens a second, batch 3, against transformers generate",
+    ]
+
+
+def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
+    for row in rows[:2]:
+        assert row.ratio == pytest.approx(row.theirs / row.ours)
+        assert row.difference is not None
+        assert row.difference < 1e-5
+    for row in rows[2:]:
+        assert row.ratio == pytest.approx(row.ours / row.theirs)
+
+
+def test_unequal_tokens_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(backbone, "replies", lambda *_: [[0]])
+    with pytest.raises(Different, match="greedy tokens differ"):
+        bench_backbone(TINY)
+    monkeypatch.setattr(backbone, "last_again", lambda model, _, tokens: torch.ones(1, 16))
+    with pytest.raises(Different, match="scores differ"):
+        bench_backbone(TINY)
+
+
+def test_quick_measures_the_smaller_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    given: list[Plan] = []
+    monkeypatch.setattr(backbone, "bench_backbone", lambda plan: given.append(plan) or [])  # type: ignore[func-returns-value]
+    assert main(["--quick", "--json"]) == 0
+    assert main(["--json"]) == 0
+    assert given == [backbone.QUICK, Plan()]
+    assert capsys.readouterr().out == '{"rows": []}\n' * 2
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingDependency, match="pip install"):
+        bench_backbone(TINY)
