@@ -21,6 +21,8 @@ from vivavoce.streaming.buffers import count_mask, shift_in_
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
+from .key_cache import ROOM, align_, append_
+
 Count = TypeVar("Count", Tensor, int)
 
 SUBSAMPLING = 8
@@ -55,8 +57,8 @@ class EncoderConfig:
 
 @dataclass(frozen=True, eq=False)
 class LayerState(State):
-    """attention: keys and values, (slots, left_context, 2, heads, width / heads); conv: (slots, conv_kernel - 1,
-    width)."""
+    """attention: keys and values (see key_cache.py), (slots, 2, heads, left_context + ROOM, width / heads); conv:
+    (slots, conv_kernel - 1, width)."""
 
     attention: Tensor
     conv: Tensor
@@ -64,9 +66,11 @@ class LayerState(State):
 
 @dataclass(frozen=True, eq=False)
 class EncoderState(State):
-    """frames: (slots,) int64 given so far; below: the last item into each subsampling convolution, (slots, 1, F, C)."""
+    """frames: (slots,) int64 given so far; end: (slots,) int64, where the newest keys of each layer stop; below: the
+    last item into each subsampling convolution, (slots, 1, F, C)."""
 
     frames: Tensor
+    end: Tensor
     below: tuple[Tensor, ...]
     layers: tuple[LayerState, ...]
 
@@ -86,6 +90,16 @@ class Chunks:
             torch.arange(frames, device=device) // size * size,
             torch.full((frames,), size, dtype=torch.int64, device=device),
         )
+
+
+@dataclass(frozen=True)
+class Now:
+    """What all layers of one step share. valid: (B,) of its frames; None: all count. mask: (B or 1, 1, T, L), L = left
+    context + T with state, T without. at: where the new keys go, with state."""
+
+    valid: Tensor | None
+    mask: Tensor
+    at: int
 
 
 class Subsampling(nn.Module):
@@ -163,7 +177,8 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(F.silu(self.up(x))))  # type: ignore[no-any-return]
+        x = F.silu(self.up(x))
+        return self.down(self.dropout(x) if self.training else x)  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -181,17 +196,16 @@ class Attention(nn.Module):
         self.bias_v = nn.Parameter(torch.zeros(config.heads, config.width // config.heads))
         self.register_buffer("table", None, persistent=False)
 
-    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, mask: Tensor) -> Tensor:
-        """x: (B, T, width); mask: (B or 1, 1, T, L), L = left context + T with state, T without."""
-        qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1)
-        kv = qkv.narrow(2, 1, 2)
+    def forward(self, x: Tensor, state: LayerState | None, now: Now) -> Tensor:
+        """x: (B, T, width)."""
+        qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(0, 2, 3, 1, 4)
+        q, kv = qkv.select(1, 0), qkv.narrow(1, 1, 2)
         if state is not None:
-            kv = shift_in_(state.attention, kv, valid)
-        positions = self._positions(qkv.shape[1], kv.shape[1], x)
-        q = qkv.select(2, 0).transpose(1, 2)
-        k, v = kv.permute(2, 0, 3, 1, 4).unbind()
+            kv = append_(state.attention, kv, now.at, now.mask.shape[3] - x.shape[1], now.valid)
+        k, v = kv.unbind(1)
+        positions = self._positions(x.shape[1], k.shape[2], x)
         dropout = self.dropout if self.training else 0.0
-        y = relative_attention(q, k, v, positions, self.bias_u, self.bias_v, mask, dropout)
+        y = relative_attention(q, k, v, positions, self.bias_u, self.bias_v, now.mask, dropout)
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _positions(self, queries: int, keys: int, like: Tensor) -> Tensor:
@@ -232,6 +246,7 @@ class Convolution(nn.Module):
         self.out = nn.Linear(w, w, bias=config.bias)
 
     def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None) -> Tensor:
+        """x: (B, T, width); valid: (B,) of its frames; None: all count."""
         x = F.glu(self.expand(x), dim=-1)
         if valid is not None:
             x = x.masked_fill(~count_mask(valid, x.shape[1])[..., None], 0.0)
@@ -266,12 +281,15 @@ class Layer(nn.Module):
         self.norm_out = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None, mask: Tensor) -> Tensor:
-        x = torch.add(x, self.dropout(self.ff1(self.norm_ff1(x))), alpha=0.5)
-        x = x + self.dropout(self.attention(self.norm_attention(x), state, valid, mask))
-        x = x + self.dropout(self.conv(self.norm_conv(x), state, valid))
-        x = torch.add(x, self.dropout(self.ff2(self.norm_ff2(x))), alpha=0.5)
+    def forward(self, x: Tensor, state: LayerState | None, now: Now) -> Tensor:
+        x = self._join(x, self.ff1(self.norm_ff1(x)), 0.5)
+        x = self._join(x, self.attention(self.norm_attention(x), state, now))
+        x = self._join(x, self.conv(self.norm_conv(x), state, now.valid))
+        x = self._join(x, self.ff2(self.norm_ff2(x)), 0.5)
         return self.norm_out(x)  # type: ignore[no-any-return]
+
+    def _join(self, x: Tensor, branch: Tensor, share: float = 1.0) -> Tensor:
+        return torch.add(x, self.dropout(branch) if self.training else branch, alpha=share)
 
 
 class Encoder(nn.Module):
@@ -326,9 +344,10 @@ class Encoder(nn.Module):
             raise ValueError("this encoder hears whole utterances only; use forward()")
         c, like = self.config, self.layers[0].norm_out.weight.detach()  # type: ignore[union-attr, operator]
         bins = self.subsampling.bins(c.mels)
-        keys = (slots, c.left_context, 2, c.heads, c.width // c.heads)
+        keys = (slots, 2, c.heads, c.left_context + ROOM, c.width // c.heads)
         return EncoderState(
             frames=torch.zeros(slots, dtype=torch.int64, device=like.device),
+            end=torch.full((slots,), c.left_context, dtype=torch.int64, device=like.device),
             below=tuple(like.new_zeros(slots, 1, bins[i], 1 if i == 0 else c.channels) for i in range(3)),
             layers=tuple(
                 LayerState(like.new_zeros(keys), like.new_zeros(slots, c.conv_kernel - 1, c.width)) for _ in self.layers
@@ -380,11 +399,15 @@ class Encoder(nn.Module):
         if self.config.scale_input:
             h = h * math.sqrt(self.config.width)
         h = self.dropout(h)
-        mask = self._mask(start, count, chunks, state is not None, h.dtype)
+        frames, kept = h.shape[1], self.config.left_context
+        at = 0 if state is None else align_((s.attention for s in state.layers), state.end, kept, frames)
+        now = Now(None if full else count, self._mask(start, count, chunks, state is not None, h.dtype), at)
         for i, layer in enumerate(self.layers):
-            h = layer(h, None if state is None else state.layers[i], None if full else count, mask)
+            h = layer(h, None if state is None else state.layers[i], now)
         if state is not None:
             state.frames.add_(count)
+            if at + frames <= kept + ROOM:
+                state.end.add_(count)
         return h, count
 
     @staticmethod

@@ -23,7 +23,11 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 MANY, FEW = 127, 63  # levels of activations in 8 and in 7 bits
 
-_int8_linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+# The operators themselves: called through torch.ops, those that take packed weights first search their arguments, in
+# Python, for tracers, which costs as much as the smaller linears.
+_float32_linear = torch.ops.mkldnn._linear_pointwise.default._op
+_float16_linear = torch.ops.quantized.linear_dynamic_fp16.default._op
+_int8_linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
 
 
 class PackedLinear(nn.Module):
@@ -46,7 +50,7 @@ class Float32Linear(PackedLinear):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        y: Tensor = _float32_linear(x, self.weight, self.bias, "none", [], "")
         return y
 
 
@@ -58,7 +62,7 @@ class Float16Linear(PackedLinear):
         self.weight = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.weight)
+        y: Tensor = _float16_linear(x, self.weight)
         return y
 
 
@@ -82,7 +86,7 @@ class Int8Linear(PackedLinear):
         self.offset = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        peak = x.abs().amax(-1, keepdim=True).clamp_(min=1e-30)  # a row of silence
+        peak = x.abs().amax(-1, keepdim=True)  # a row of silence becomes NaN and some integer, then times 0 again
         y = _int8_linear(x / peak, 1 / self.levels, self.levels + 1, self.weight)
         return torch.addcmul(self.offset, y, peak)
 
@@ -121,7 +125,6 @@ def prepare(encoder: Encoder, precision: Precision = "fp32") -> Encoder:
     check_supported(encoder, precision)
     encoder.tabulate()
     _replace(encoder, nn.Linear, KINDS[precision])
-    _replace(encoder, nn.Dropout, lambda _: nn.Identity())
     return encoder.requires_grad_(False)
 
 
