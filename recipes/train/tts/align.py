@@ -30,7 +30,7 @@ CENTRE = 0.8  # a frame of pocketsphinx is 10 ms long and begins 8 ms before the
 BEAMS: tuple[dict[str, float], ...] = ({}, {"beam": 1e-30, "pbeam": 1e-30, "wbeam": 1e-20}, {"beam": 1e-70})
 MARGIN = 30  # such frames of near silence before and after
 _MARKS = re.compile(r"(?:[\"')\]]*)([,;:.?!()\[\]]+|--+|—|–|…)[\"'(\[]*(?=\s|$)|(?<=\s)[(\[]")
-_SEPARATOR = {".": ".", "?": "?", "!": "!", ",": ",", "(": ",", ")": ",", "[": ",", "]": ","}
+_SEPARATOR = {"?": "?", "!": "!", ".": ".", ";": ";", ":": ";", ",": ",", "(": ",", ")": ",", "[": ",", "]": ","}
 
 
 class Aligned(NamedTuple):
@@ -61,7 +61,7 @@ def clauses(text: str) -> Iterator[Clause]:
         kept = [(normalize(text).split(), ".")]
     for i, (words, mark) in enumerate(kept):
         last = i == len(kept) - 1
-        sign = next((_SEPARATOR[c] for c in mark if c in _SEPARATOR), ";")
+        sign = next((sign for c, sign in _SEPARATOR.items() if c in mark), ";")
         yield Clause(words, sign if not last or sign in ".?!" else ".")
 
 

@@ -1,0 +1,86 @@
+"""The command trains every part, resumes, and leaves a voice that speaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vivavoce.recipes.train.tts import train
+from vivavoce.recipes.train.tts.align import Aligned
+from vivavoce.speech.errors import BadConfig
+from vivavoce.speech.tts.phones import encode
+from vivavoce.speech.tts.voice import Voice
+
+PHONES = encode(["K", "AE1", "T", " ", "S", "AE1", "T", "."])
+
+
+@pytest.fixture(autouse=True)
+def aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tones are no words, so where they are is made up."""
+    found = Aligned(PHONES, [5, 6, 7, 0, 6, 6, 7, 8])
+    monkeypatch.setattr(train, "align_all", lambda recordings, cache: [found] * len(recordings))
+
+
+def run(config: Path, data: Path, out: Path, *words: str) -> int:
+    return train.main([str(config), "--data", str(data), "--out", str(out), "--device", "cpu", *words])
+
+
+def test_every_part_trains_and_the_voice_speaks(
+    config_file: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(config_file, data_folder, out, "--dtype", "float32") == 0
+    assert "the voice is in" in capsys.readouterr().out
+    voice = Voice.load(out / "export")
+    assert voice.config.name == "tiny"
+    assert len(voice.plan(PHONES).frames) > 0
+    polished = torch.load(out / "polish.pt", weights_only=True)
+    assert all(torch.equal(voice.vocoder.state_dict()[name], tensor) for name, tensor in polished.items())
+    log = (out / "log.txt").read_text()
+    assert log.count("dev: ") >= 3
+
+
+def test_a_run_goes_on_from_its_checkpoint(config_file: Path, data_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(config_file, data_folder, out, "--part", "vocoder") == 0
+    assert torch.load(out / "vocoder.last.pt", weights_only=True)["step"] == 3
+    config_file.write_text(config_file.read_text().replace("optimizer = {steps = 3", "optimizer = {steps = 5", 1))
+    assert run(config_file, data_folder, out, "--part", "vocoder") == 0
+    assert torch.load(out / "vocoder.last.pt", weights_only=True)["step"] == 5
+    assert not (out / "export").exists()  # a vocoder alone is no voice
+
+
+def test_polishing_needs_something_to_polish(config_file: Path, data_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="train the part speech first"):
+        run(config_file, data_folder, tmp_path / "run", "--part", "polish")
+
+
+def test_strangers_in_a_corpus_are_named(config_file: Path, data_folder: Path, tmp_path: Path) -> None:
+    config_file.write_text(config_file.read_text().replace('["S"]', '["T"]').replace('speaker = "S"', 'speaker = "T"'))
+    with pytest.raises(BadConfig, match="`speakers` lacks S"):
+        run(config_file, data_folder, tmp_path / "run", "--part", "speech")
+
+
+@pytest.mark.parametrize(("text", "error"), [("name = 3\n", "corpora|name"), ("wrong", "not TOML"),
+                                             ('name = "x"\nextra = 1\n', "unknown key 'extra'")])
+def test_configurations_that_are_wrong(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(BadConfig, match=error):
+        train.read_config(path)
+    with pytest.raises(BadConfig, match="cannot be read"):
+        train.read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["lj-en", "lj-en-gpu"])
+def test_the_shipped_configurations_are_valid_and_of_one_shape(name: str) -> None:
+    folder = Path(train.__file__).parent
+    config = train.read_config(folder / f"{name}.toml")
+    shipped = folder.parents[2] / "speech" / "models" / "lj-en" / "config.json"
+    if shipped.is_file():
+        values = json.loads(shipped.read_text())
+        assert values["speakers"] == list(config.speakers)
+        assert values["flow"]["width"] == config.flow.width
