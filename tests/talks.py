@@ -1,11 +1,13 @@
-"""A session for tests of the server's core: a conversation with hands for rooms, played by hand at a clock of its own."""
+"""A session for tests of the server's core: a conversation whose rooms and clock are played by hand."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from openai.types.realtime import realtime_server_event
+from pydantic import BaseModel
 
 from vivavoce.server import signals
 from vivavoce.server.conversation import Conversation
@@ -17,6 +19,12 @@ from vivavoce.speech.turn import SpeechEnded, SpeechStarted, TurnEvent
 
 MS = 1_000_000  # ns
 
+# OpenAI's own models of what a server sends, by type
+THEIRS: dict[str, type[BaseModel]] = {
+    get_args(model.model_fields["type"].annotation)[0]: model
+    for model in get_args(get_args(realtime_server_event.RealtimeServerEvent)[0])
+}
+
 
 class Talk:
     """What came out: `events` as a client reads them, `actions` as the rooms get them. `now`: ns."""
@@ -26,7 +34,6 @@ class Talk:
         self.protocol, self.now = Protocol(), 1_000 * MS
         self.events: list[dict[str, Any]] = []
         self.actions: list[signals.Action] = []
-        self.watched = 0
         self._take(self.conversation.begin(self.now))
 
     def send(self, type: str, **fields: Any) -> list[dict[str, Any]]:
@@ -41,10 +48,12 @@ class Talk:
 
     def wait(self, ms: int) -> list[dict[str, Any]]:
         """Time passes, with a tick whenever one is due."""
-        end, out = self.now + ms * MS, []
+        end, out, ticks = self.now + ms * MS, [], 0
         while (wake := self.conversation.wake_at) is not None and wake <= end:
             self.now = max(self.now, wake)
             out += self._take(self.conversation.tick(self.now))
+            ticks += 1
+            assert ticks < 5 + ms, "it asks to be woken again and again"
         self.now = end
         return out + self._take(self.conversation.tick(self.now))
 
@@ -55,8 +64,8 @@ class Talk:
 
     def voice(self, *events: TurnEvent) -> list[dict[str, Any]]:
         """The voice room has seen all audio there is."""
-        self.watched = self.conversation.listener.total - self._watch_base
-        return self.room(signals.Voiced(self.last(signals.StartWatching).watch, self.watched, events))
+        at = self._heard_by_watch
+        return self.room(signals.Voiced(self.last(signals.StartWatching).watch, at, events))
 
     def starts(self) -> list[dict[str, Any]]:
         """The user begins to speak."""
@@ -114,10 +123,6 @@ class Talk:
         return next(event for event in reversed(self.events) if event["type"] == type)
 
     @property
-    def _watch_base(self) -> int:
-        return 0
-
-    @property
     def _heard_by_watch(self) -> int:
         return self.conversation.listener.total
 
@@ -129,8 +134,19 @@ class Talk:
                 sent.append(json.loads(self.protocol.send(output)))
             else:
                 self.actions.append(output)
+        for event in sent:
+            as_theirs(event)
         self.events += sent
         return sent
+
+
+def as_theirs(event: dict[str, Any]) -> BaseModel | None:
+    """The event as OpenAI's client reads it; None for those that only this server has."""
+    if event["type"].startswith("vivavoce."):
+        return None
+    theirs = THEIRS[event["type"]].model_validate(event)
+    assert theirs.event_id  # type: ignore[attr-defined]
+    return theirs
 
 
 def types(events: list[dict[str, Any]]) -> list[str]:
