@@ -18,8 +18,14 @@ from vivavoce.streaming.state import State
 
 from .ctc_beam import Scorer
 
-BOOST = 1.0  # nats a letter
+BOOST = 2.5  # nats a letter
+FREE = 3  # letters of a phrase that earn nothing, its `▁` among them: too many other words begin the same way
 SPACE = "▁"
+
+
+def worth(letters: int, whole: bool) -> int:
+    """How many letters are paid for so many of a phrase; a whole one, however short, is worth two."""
+    return max(letters - FREE, 2 if whole else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +40,13 @@ class HotwordScorer:
 
     A phrase begins where a word begins and ends where one ends; any way of spelling it in pieces counts, since the trie
     is one of letters. From a phrase that is the beginning of a longer one only what lies past it is taken back. boost:
-    nats for each letter.
+    nats for each letter after the first few (`worth`).
     """
 
     def __init__(self, phrases: Iterable[str], pieces: Sequence[str], boost: float = BOOST,
                  device: torch.device | str = "cpu") -> None:
         """pieces: the vocabulary by token id, `▁` where a word begins. Raises BadConfig: a phrase without letters."""
-        trie = _Trie()
+        trie, self.boost = _Trie(), boost
         for phrase in phrases:
             words = normalize(phrase)
             if not words:
@@ -64,7 +70,7 @@ class HotwordScorer:
 
 
 class _Trie:
-    """Letters as nodes; node 0 is the root. kept[n]: letters on the way to n up to the last phrase that ended there."""
+    """Letters as nodes; node 0 is the root."""
 
     def __init__(self) -> None:
         self.children: list[dict[str, int]] = [{}]
@@ -83,27 +89,28 @@ class _Trie:
         self.ends[node] = True
 
     def _kept(self) -> list[int]:
-        """Letters that stay paid for when a new word begins after each node; parents come before their children."""
+        """What stays paid on the way to each node when its spelling breaks off: the last phrase that ended there, and a
+        word with it. Parents come before their children."""
         kept = [0] * len(self.children)
         for node in range(1, len(kept)):
             before = self.parent[node]
             whole = self.children[before].get(SPACE) == node and self.ends[before]  # a word ended before this one
-            kept[node] = self.depth[before] if whole else kept[before]
+            kept[node] = worth(self.depth[before], True) if whole else kept[before]
         return kept
 
     def automaton(self, pieces: Sequence[str], boost: float) -> tuple[Tensor, Tensor, Tensor]:
         """following and added, (nodes, pieces): where each piece leads and what it adds; ending (nodes,): what the end
-        of the stream adds. What is paid along any way sums to the letters of the phrases it completes."""
+        of the stream adds. What is paid along any way sums to the worth of the phrases it completes."""
+        paid = [worth(depth, ends) for depth, ends in zip(self.depth, self.ends, strict=True)]
         kept, following, added, ending = self._kept(), [], [], []
         fresh = [self._walk(0, piece) if piece.startswith(SPACE) else 0 for piece in pieces]
-        for node, depth in enumerate(self.depth):
-            after = depth if self.ends[node] else kept[node]  # where a word ends here
-            ending.append(after - depth)
+        for node, mine in enumerate(paid):
+            after = mine if self.ends[node] else kept[node]  # where a word ends here
+            ending.append(after - mine)
             row = [self._walk(node, piece) for piece in pieces]
             following.append([on or new for on, new in zip(row, fresh, strict=True)])
             added.append([
-                self.depth[on] - depth if on else
-                (after if piece.startswith(SPACE) else kept[node]) - depth + self.depth[new]
+                paid[on] - mine if on else (after if piece.startswith(SPACE) else kept[node]) - mine + paid[new]
                 for piece, on, new in zip(pieces, row, fresh, strict=True)])  # fmt: skip
         return torch.tensor(following), torch.tensor(added) * boost, torch.tensor(ending) * boost
 

@@ -32,7 +32,8 @@ from .voice import Gate, GatedCtc, Heard
 from .words import Emissions, OpenWord, Token, Update, Vocabulary, Word
 
 BLOCK_SECONDS = 30.0  # how much of a file is fed at once
-BEAM_TAIL = 6  # pieces a beam may leave open; more make words later (2.8 s at 32, 1.2 s at 6), not better
+BEAM_TAIL = 6  # pieces a beam may leave open; more make words later (2.8 s at 32, 1.2 s at 6), not better. With hot
+# words, which the acoustics alone would drop before they are spelt, the beam is twice as wide and as long.
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,9 @@ def decoder_of(model: AsrModel, name: str, scorers: Sequence[Scorer] = (), gated
         if name == "ctc":
             return CtcGreedy(head, model.config.blank)
         scorer = scorers[0] if len(scorers) == 1 else SumScorer(scorers) if scorers else None
-        return CtcBeam(head, model.config.blank, tail=BEAM_TAIL, scorer=scorer)
+        wide = any(isinstance(one, HotwordScorer) for one in scorers)
+        return CtcBeam(head, model.config.blank, beam=16 if wide else 8, tail=(2 if wide else 1) * BEAM_TAIL,
+                       scorer=scorer)
     if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
         transducer = GatedTransducer(model.transducer) if gated else model.transducer
         return TransducerGreedy(transducer, model.config.transducer.max_symbols)

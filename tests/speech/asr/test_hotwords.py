@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vivavoce.speech.asr.ctc_beam import ContextScorer, CtcBeam
-from vivavoce.speech.asr.hotwords import HotwordScorer, SumScorer
+from vivavoce.speech.asr.hotwords import HotwordScorer, SumScorer, worth
 from vivavoce.speech.asr.words import Vocabulary, tokens_of
 from vivavoce.speech.errors import BadConfig
 
@@ -26,8 +26,8 @@ def total(scorer: HotwordScorer, pieces: list[str]) -> float:
 
 @pytest.mark.parametrize("pieces", [["▁an", "na"], ["▁a", "n", "na"], ["▁", "a", "n", "n", "a"]])
 def test_a_phrase_is_worth_its_letters_however_it_is_spelt(pieces: list[str]) -> None:
-    assert total(HotwordScorer(["Anna"], PIECES, boost=2.0), pieces) == 2.0 * 5
-    assert total(HotwordScorer(["Anna"], PIECES, boost=2.0), ["▁b", *pieces, "▁k"]) == 2.0 * 5
+    assert total(HotwordScorer(["Anna"], PIECES, boost=2.0), pieces) == 2.0 * worth(5, True) == 4.0
+    assert total(HotwordScorer(["Anna"], PIECES, boost=2.0), ["▁b", *pieces, "▁k"]) == 4.0
 
 
 @pytest.mark.parametrize("pieces", [["▁an", "n"], ["▁an", "na", "na"], ["▁b", "an", "na"], ["▁k"], [], ["▁an", "▁an"]])
@@ -38,18 +38,19 @@ def test_what_only_begins_like_a_phrase_gains_nothing(pieces: list[str]) -> None
 
 def test_a_phrase_that_begins_a_longer_one_keeps_its_own_part() -> None:
     scorer = HotwordScorer(["an", "an anna kb"], PIECES)
-    assert total(scorer, ["▁an", "▁an", "na", "▁b"]) == 3
-    assert total(scorer, ["▁an", "▁an", "na", "▁k", "b"]) == 11
-    assert total(scorer, ["▁an", "▁an"]) == 3  # the second began the longer phrase's next word
+    assert total(scorer, ["▁an", "▁an", "na", "▁b"]) == worth(3, True) * scorer.boost
+    assert total(scorer, ["▁an", "▁an", "na", "▁k", "b"]) == worth(11, True) * scorer.boost
+    assert total(scorer, ["▁an", "▁an"]) == worth(3, True) * scorer.boost  # the second began the longer one's next word
 
 
 def test_every_string_of_pieces_gains_the_letters_of_its_hot_words() -> None:
     scorer = HotwordScorer(["an", "b"], PIECES)
+    assert worth(3, True) * scorer.boost == worth(2, True) * scorer.boost == 5.0
     for pieces in itertools.product(["▁a", "n", "▁b", "▁an", "b"], repeat=4):
         words = VOCABULARY.text(PIECES.index(p) for p in pieces).split()
         if not pieces[0].startswith("▁"):  # goes on with a word nobody knows the beginning of
             continue
-        assert total(scorer, list(pieces)) == sum(len(w) + 1 for w in words if w in ("an", "b"))
+        assert total(scorer, list(pieces)) == sum(5.0 for w in words if w in ("an", "b"))
 
 
 def test_a_beam_with_hot_words_finds_them_and_leaves_other_text_alone() -> None:
