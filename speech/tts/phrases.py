@@ -143,7 +143,7 @@ class Splitter:
     def _place(self, limit: int) -> int:
         """How many words to cut off, at least one staying; 0 where all that could be parted belongs together."""
         sizes = [_size(placed) for placed in self._words]
-        best, place = -1, 0
+        best, place = 0, 0
         for k in range(1, len(self._words)):
             if 2 * sum(sizes[:k]) <= limit:
                 continue

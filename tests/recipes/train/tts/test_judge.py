@@ -1,0 +1,69 @@
+"""Counting what judges heard, and the sentences they hear."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from toy_voice import ToyVoice
+
+from vivavoce.recipes.train.tts import judge as module
+from vivavoce.recipes.train.tts.judge import Sentence, difference, echoes, gaps, judge, rows, sentences, table
+from vivavoce.speech.text import normalize
+from vivavoce.speech.tts.synthesizer import Synthesizer
+
+
+def test_there_are_two_hundred_sentences_of_the_kinds_that_go_wrong() -> None:
+    by_set = {name: [s.text for s in sentences() if s.set == name] for name in {s.set for s in sentences()}}
+    assert {name: len(texts) for name, texts in by_set.items()} == {
+        "short": 40, "numbers": 40, "long": 20, "everyday": 40, "novels": 60,
+    }  # fmt: skip
+    assert len({s.text for s in sentences()}) == 200
+    assert all(len(text.split()) <= 2 for text in by_set["short"])
+    assert all(any(map(str.isdigit, text)) for text in by_set["numbers"])
+    assert all(len(normalize(text).split()) > 60 for text in by_set["long"])
+    assert [s.set for s in sentences(2)] == [name for name in dict.fromkeys(s.set for s in sentences()) for _ in "12"]
+
+
+def test_words_nobody_heard_and_words_heard_twice_are_found() -> None:
+    assert gaps("we go home now", "we home now") == {1}
+    assert gaps("we go home now", "we see home now") == set()
+    assert echoes("we go home now", "we go go home now") == {1}
+    assert echoes("we go home now", "we go see home now") == set()
+
+
+def test_a_word_counts_as_skipped_only_when_no_judge_heard_anything() -> None:
+    heard = [
+        (Sentence("a", "we go home now"), {"one": "we home now", "two": "we gnu home now"}),
+        (Sentence("a", "go on"), {"one": "on", "two": "on"}),
+        (Sentence("b", "so so"), {"one": "so so so", "two": "so so so"}),
+    ]
+    found = {(row.set, row.judge): row for row in rows("x", heard)}
+    assert (found["a", "one"].skipped, found["b", "two"].repeated) == (1, 1)
+    assert found["all", "one"].sentences == 3
+    assert found["a", "one"].wer == pytest.approx(2 / 6)
+    assert found["a", "two"].low <= found["a", "two"].cer <= found["a", "two"].high
+    assert table(list(found.values()))[2].startswith("| a, 2 | x | one | ")
+
+
+def test_every_judge_hears_every_sentence() -> None:
+    heard = judge(lambda text: torch.full((3,), len(text)), {"n": lambda pcm: str(int(pcm[0]))}, sentences(1))
+    assert [texts["n"] for _, texts in heard] == [str(len(s.text)) for s in sentences(1)]
+
+
+def test_streaming_is_compared_with_speaking_at_once() -> None:
+    assert difference(Synthesizer(ToyVoice()), "Word by word, as it is written: $3.50 to Mr. Smith!") == 0.0
+
+
+def test_the_command_prints_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "load_voice", lambda source: ToyVoice())
+    monkeypatch.setattr(module, "judges", lambda model: {"deaf": lambda pcm: ""})
+    monkeypatch.setattr(module, "PEERS", {})
+    assert module.main(["--limit", "1", "--json", "--threads", "1"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["streaming_difference"] == 0.0
+    assert {row["set"] for row in told["rows"]} == {"short", "numbers", "long", "everyday", "novels", "all"}
+    assert all(row["cer"] == 1.0 for row in told["rows"])
+    assert module.main(["--limit", "1", "--threads", "1"]) == 0
+    assert "largest difference 0.0e+00" in capsys.readouterr().out
