@@ -79,12 +79,16 @@ class Realtime:
             self._end(session, "drained")
         try:
             async with asyncio.timeout(seconds):
-                while self.sessions:
-                    self._empty.clear()
-                    await self._empty.wait()
+                await self.quiet()
         except TimeoutError:
             for session in list(self.sessions.values()):
                 self._end(session, "drained")
+
+    async def quiet(self) -> None:
+        """Until no session is left."""
+        while self.sessions:
+            self._empty.clear()
+            await self._empty.wait()
 
     def _find(self, socket: WebSocket, protocol: Protocol) -> Session:
         """The session a socket is for. Raises Refusal."""
