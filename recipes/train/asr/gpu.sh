@@ -4,11 +4,12 @@
 #     recipes/train/asr/gpu.sh DATA OUT [MINUTES] [CONFIG]
 #
 # DATA holds speech/ and text/, or parts of a tar of them (`tar -cf - speech text | split -b 55m - parts/data.`) in
-# DATA/parts. OUT gets small-en/ (int8 weights, tokenizer, n-gram) and results.json. Every step is skipped where its
-# output lies there already, so the same line goes on after a cut; training resumes from its last checkpoint. It needs
-# bash, Python with torch 2.11 and torchaudio, and the packages below, installed or as wheels in ./.whl. No network.
+# DATA/parts. OUT gets small-en/ (int8 weights, tokenizer, n-gram) and results-DECODER.json. A step whose output lies
+# there already is skipped, so the same line goes on after a cut; training resumes from its last checkpoint, and its
+# rate falls to 0 within the minutes. It needs bash, Python with torch 2.11 and torchaudio, the packages below, and
+# espeak-ng or espeakng-loader, installed or as wheels in ./.whl. No network.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,11p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,10p' "$0"; exit 2; }
 data=$1 out=$2 minutes=${3:-22} config=${4:-recipes/train/asr/small-en-gpu.toml}
 hours=${SYNTH_HOURS:-12} jobs=${JOBS:-$(nproc)} work=${WORK:-/tmp/vivavoce-train}
 python=${PYTHON:-python3}
@@ -18,8 +19,9 @@ mkdir -p "$data" "$out" "$work"
 if ! "$python" -P -c 'import vivavoce.speech' 2>/dev/null; then
     mkdir -p "$work/site/vivavoce"
     for folder in kernels streaming speech server recipes; do ln -sfn "$PWD/$folder" "$work/site/vivavoce/$folder"; done
-    export PYTHONPATH="$work/site:$work/wheels${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
+export PYTHONPATH="$work/wheels${PYTHONPATH:+:$PYTHONPATH}"
 if [ -d .whl ] && [ ! -d "$work/wheels" ]; then
     "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/wheels" .whl/*.whl
 fi
@@ -41,7 +43,7 @@ vivavoce() { "$python" -P -m vivavoce.recipes.cli "$@"; }
         --hours "$hours" --seed 1 --jobs "$jobs" --flite-share "$flite"
     touch "$data/synth/done"
 }
-vivavoce train asr "$config" --data "$data" --out "$work/run" --minutes "$minutes"
+vivavoce train asr "$config" --data "$data" --out "$work/run" --minutes "$minutes" --finish
 rm -rf "$out/small-en"
 vivavoce models convert "$work/run/export" "$out/small-en" --dtype int8
 [ -f "$work/ngram.safetensors" ] ||
@@ -49,5 +51,7 @@ vivavoce models convert "$work/run/export" "$out/small-en" --dtype int8
         --tokenizer "$data/tokenizer-256.json" --out "$work/ngram.safetensors"
 cp "$work/ngram.safetensors" "$out/small-en/"
 cp "$work/run/log.txt" "$out/"
-vivavoce evaluate "$data/speech" --model "$out/small-en" --lookahead 480 --decoder greedy --json > "$out/results.json"
-cat "$out/results.json"
+for decoder in ctc rnnt beam; do
+    vivavoce evaluate "$data/speech" --model "$out/small-en" --lookahead 480 --decoder "$decoder" --json \
+        | tee "$out/results-$decoder.json"
+done

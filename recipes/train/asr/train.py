@@ -41,6 +41,7 @@ from vivavoce.streaming.buffers import count_mask
 
 from .data import DataConfig, TrainingData
 from .measure import error_rates
+from .meter import Meter
 
 LOOKAHEADS = (0, 1, 6, 13, 69)
 
@@ -112,7 +113,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, root: Path, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.device, self.step_count = config, device, 0
+        self.config, self.device, self.step_count, self.spent = config, device, 0, 0.0
         model, self.tokenizer = config.begin(root)
         self.model, width = model.to(device), model.config.encoder.width
         self.model.encoder.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,10 +129,11 @@ class Trainer:
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def rate(self) -> float:
-        """The learning rate of the next step."""
+        """The learning rate of the next step. `spent`, the share of the time allowed, counts like steps made."""
         o, step = self.config.optimizer, self.step_count
         warm = min(1.0, (step + 1) / max(o.warmup, 1))
-        cool = max(0.0, (o.steps - step) / max(o.cooldown * o.steps, 1.0))
+        left = min(o.steps - step, (1 - self.spent) * o.steps)
+        cool = max(0.0, left / max(o.cooldown * o.steps, 1.0))
         return o.rate * min(warm, cool, 1.0)
 
     def step(self, batch: Batch, phones: Tensor | None = None) -> Tensor:
@@ -220,13 +222,13 @@ class Trainer:
         return model.eval()
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step_count, "model": self.model.state_dict(), "average": self.average,
+        return {"step": self.step_count, "spent": self.spent, "model": self.model.state_dict(), "average": self.average,
                 "between": None if self.between is None else self.between.state_dict(),
                 "phones": self.phones.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "rng": torch.get_rng_state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.step_count = state["step"]
+        self.step_count, self.spent = state["step"], state.get("spent", 0.0)
         self.model.load_state_dict(state["model"])
         self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
         if self.between is not None:
@@ -253,41 +255,6 @@ def consistency(log_probs: Tensor, count: Tensor) -> Tensor:
     return 0.5 * apart.sum(-1)[inside].sum() / count[: len(a)].sum().clamp(min=1)
 
 
-@dataclass
-class Meter:
-    """What the log says of the last steps: the loss, the share of time in which no batch was ready, and of samples that
-    were padding."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    heard: float = 0.0
-    padded: float = 0.0
-    waited: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-
-    def ready(self, batches: Iterator[tuple[Batch, Tensor | None]]) -> Iterator[tuple[Batch, Tensor | None]]:
-        """The same batches, the time they take counted as waiting."""
-        while True:
-            asked = time.monotonic()
-            item = next(batches, None)
-            self.waited += time.monotonic() - asked
-            if item is None:
-                return
-            yield item
-
-    def take(self, loss: Tensor, batch: Batch) -> None:
-        self.losses.append(loss)
-        self.heard += batch.seconds
-        self.padded += batch.pcm.numel() / 16000
-
-    def read(self) -> str:
-        """A line, and the count begins anew. Waits for the device."""
-        loss, took = float(torch.stack(self.losses).mean()), max(time.monotonic() - self.began, 1e-9)
-        text = (f"loss {loss:.3f}  {self.heard / took:.0f}x real time  {len(self.losses) / took:.2f} steps/s  "
-                f"waiting {100 * self.waited / took:.0f} %  padding {100 * (1 - self.heard / self.padded):.0f} %")
-        self.losses, self.heard, self.padded, self.waited, self.began = [], 0.0, 0.0, 0.0, time.monotonic()
-        return text
-
-
 class Run:
     """A trainer with its folder: log, checkpoints, export."""
 
@@ -305,16 +272,21 @@ class Run:
             self.trainer.load(torch.load(self.checkpoint, map_location=device, weights_only=True))
         self.stopping = False
 
-    def train(self, minutes: float = 0) -> None:
-        """Until the last step, `minutes` have passed, or a signal asks to stop; always leaves a checkpoint."""
+    def train(self, minutes: float = 0, finish: bool = False) -> None:
+        """Until the last step, `minutes` have passed, or a signal asks to stop; always leaves a checkpoint.
+
+        finish: the rate falls to 0 within the minutes, those before a restart counted in, and the run is then done.
+        """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         began = saved = time.monotonic()
-        meter = Meter()
+        meter, before = Meter(), self.trainer.spent
         for batch, phones in meter.ready(self.batches()):
             meter.take(self.trainer.step(batch, phones), batch)
             now = time.monotonic()
-            over = self._everyone(self.stopping or (minutes > 0 and now - began > minutes * 60))
+            share = (now - began) / (60 * minutes) if minutes else 0.0
+            self.trainer.spent = before + share if finish else 0.0
+            over = self._everyone(self.stopping or share > 1 or self.trainer.spent > 1)
             done = self.trainer.step_count >= self.config.optimizer.steps
             if self.trainer.step_count % 50 == 0 or over or done:
                 self.log(f"{meter.read()}  lr {self.trainer.rate():.2e}")
@@ -391,6 +363,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/NAME)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, with a checkpoint")
+    parser.add_argument("--finish", action="store_true", help="let the rate fall to 0 within --minutes")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args(argv)
     if args.threads:
@@ -401,7 +374,8 @@ def main(argv: list[str]) -> int:
         dist.init_process_group()
         if args.device == "cuda":
             args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-    Run(config, args.data, args.out or Path("runs") / config.name, torch.device(args.device)).train(args.minutes)
+    run = Run(config, args.data, args.out or Path("runs") / config.name, torch.device(args.device))
+    run.train(args.minutes, args.finish)
     return 0
 
 

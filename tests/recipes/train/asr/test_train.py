@@ -7,17 +7,16 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
 
 from vivavoce.recipes.data import manifest, voices
-from vivavoce.recipes.data.batches import BatchConfig, pad
+from vivavoce.recipes.data.batches import BatchConfig
 from vivavoce.recipes.data.manifest import Utterance
 from vivavoce.recipes.data.tokenizer import train_tokenizer
 from vivavoce.recipes.train.asr.data import DataConfig
-from vivavoce.recipes.train.asr.train import Meter, OptimizerConfig, Run, TrainConfig, Trainer, consistency, read_config
+from vivavoce.recipes.train.asr.train import OptimizerConfig, Run, TrainConfig, Trainer, consistency, read_config
 from vivavoce.speech.asr.model import TransducerConfig
 from vivavoce.speech.checkpoint import load
 from vivavoce.speech.errors import BadConfig, MissingDependency
@@ -119,6 +118,18 @@ def test_two_maskings_and_workers_over_one_store_train_and_resume(root: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values(), strict=True))
 
 
+def test_the_rate_falls_within_the_time_allowed_also_after_a_restart(root: Path) -> None:
+    run = Run(make_config(optimizer=OptimizerConfig(steps=1000, warmup=1, cooldown=0.5)), root, root / "run",
+              torch.device("cpu"))
+    rates = []
+    for run.trainer.spent in (0.2, 0.5, 0.75, 1.0, 1.2):
+        rates.append(run.trainer.rate() / run.config.optimizer.rate)
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
+    run.train(minutes=1e-6, finish=True)
+    assert run.trainer.step_count == 1
+    assert Run(run.config, root, root / "run", torch.device("cpu")).trainer.spent > 1
+
+
 def test_views_that_agree_cost_nothing_and_padding_does_not_count() -> None:
     torch.manual_seed(0)
     log_probs, count = torch.randn(2, 5, 4).log_softmax(-1), torch.tensor([5, 3])
@@ -128,20 +139,6 @@ def test_views_that_agree_cost_nothing_and_padding_does_not_count() -> None:
     assert consistency(twice, torch.cat([count, count])) == 0
     twice[3, 1] = torch.randn(4).log_softmax(-1)
     assert consistency(twice, torch.cat([count, count])) > 0
-
-
-def test_the_meter_tells_waiting_and_padding() -> None:
-    batch = pad([np.ones(16000, np.float32), np.ones(8000, np.float32)], [np.ones(1, np.int64)] * 2)
-    meter = Meter()
-    for one, _ in meter.ready(iter([(batch, None)] * 4)):
-        meter.take(torch.tensor(2.0), one)
-    meter.began -= 10
-    meter.waited = 5.0
-    text = meter.read()
-    assert "loss 2.000" in text
-    assert "padding 25 %" in text
-    assert "waiting 50 %" in text or "waiting 49 %" in text
-    assert meter.losses == []
 
 
 def test_it_learns_to_tell_two_tones(root: Path) -> None:
