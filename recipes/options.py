@@ -9,13 +9,15 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.checkpoint import Loaded, load
 from vivavoce.speech.errors import MissingDevice
+from vivavoce.speech.nn.encoder import Encoder
+from vivavoce.speech.nn.packed import PRECISIONS, Precision, prepare, supported
 from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.errors import BadLookahead
 
@@ -61,6 +63,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the model runs; auto takes a GPU when there is one (default)",
     )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of the encoder's weights on a CPU: auto and fp32 are exact; fp16 and int8 round, and are faster",
+    )
 
 
 def add_hearing(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +86,11 @@ def add_hearing(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="names and phrases to expect, between commas, or @FILE with one a line",
     )
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """How the words are written."""
+    parser.add_argument("--punctuate", action="store_true", help="add punctuation and capitals (English)")
 
 
 def phrases(text: str) -> tuple[str, ...]:
@@ -113,10 +126,21 @@ def load_model(args: argparse.Namespace) -> Loaded:
     return load(args.model, device="cuda" if gpu else "cpu")
 
 
+def lay_out(encoder: Encoder, precision: Precision | Literal["auto"]) -> None:
+    """Pack the encoder's linears, in place; auto: in float32 where that can be, else not at all. Raises MissingDevice
+    for another precision where it cannot run."""
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
+    if precision != "auto":
+        prepare(encoder, precision)
+    elif on_cpu and "fp32" in supported():
+        prepare(encoder)
+
+
 def recognizers(args: argparse.Namespace) -> Callable[[int], Recognizer]:
     """Makes recognisers of so many sessions, all on the one model of `add_model`'s options. Raises what `load_model`
-    raises; making one raises BadCheckpoint when the model does not have the decoder asked for."""
+    and `lay_out` raise; making one raises BadCheckpoint when the model does not have the decoder asked for."""
     loaded = load_model(args)
+    lay_out(loaded.model.encoder, getattr(args, "precision", "auto"))
 
     def make(slots: int) -> Recognizer:
         return Recognizer(loaded.model, loaded.tokenizer, slots=slots, decoder=args.decoder, ngram=loaded.ngram,

@@ -75,7 +75,7 @@ class Engine(Generic[S]):
         if missing:
             raise UnknownSlot(f"{missing[0]} ends but is not fed; give it an empty tensor")
         groups: dict[int, list[Slot]] = {}
-        for slot in sorted(feeds, key=lambda slot: slot.index):  # a full batch in this order needs no copy of its state
+        for slot in sorted(feeds, key=lambda slot: slot.index):  # neighbours in this order need no copy of their state
             groups.setdefault(self._lookahead[self._going(slot)], []).append(slot)
         kinds = {(x.shape[1:], x.dtype, x.device) for x in feeds.values()}
         if len(kinds) > 1:
@@ -92,12 +92,13 @@ class Engine(Generic[S]):
                     lookahead: int) -> dict[Slot, tuple[Any, int]]:
         valid = torch.tensor(lengths, device=x.device)
         ends = torch.tensor([slot in final for slot in slots], device=x.device)
+        first, n = slots[0].index, len(slots)
+        neighbours = slots[-1].index - first == n - 1  # they are in order
         index = slots_tensor(*(slot.index for slot in slots))
-        everyone = index.tolist() == list(range(len(self._epoch)))
-        state = self.state if everyone else self.state.take(index)
+        state = self.state.narrow(first, n) if neighbours else self.state.take(index)
         y, count = self.stage.step(x, state, valid, ends, lookahead)
-        if not everyone:
-            self.state.copy_slots_(index, state, torch.arange(len(slots)))
+        if not neighbours:
+            self.state.copy_slots_(index, state, torch.arange(n))
         self._ended |= {slot.index for slot in slots if slot in final}
         return {slot: (_row(y, i, n), n) for i, (slot, n) in enumerate(zip(slots, count.tolist(), strict=True))}
 

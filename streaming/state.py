@@ -7,7 +7,7 @@ snapshot and migration are one `copy_slots_`, and saving is one safetensors file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import zip_longest
 from pathlib import Path
@@ -55,7 +55,12 @@ class State:
 
     def take(self, slots: Tensor) -> Self:
         """A new state made of these slots; (n,) int64. Raises IndexError for a slot that does not exist."""
-        return type(self)(*(_take(getattr(self, f.name), slots) for f in fields(self)))
+        return type(self)(*(_each(getattr(self, f.name), lambda x: x.index_select(0, slots.to(x.device)))
+                            for f in fields(self)))
+
+    def narrow(self, first: int, n: int) -> Self:
+        """n slots from `first` on as a state of their own that shares their memory."""
+        return type(self)(*(_each(getattr(self, f.name), lambda x: x.narrow(0, first, n)) for f in fields(self)))
 
     def to_dict(self) -> dict[str, Tensor]:
         return dict(self.leaves())
@@ -95,10 +100,13 @@ def _walk(x: object, name: str) -> Iterator[tuple[str, Tensor]]:
         raise TypeError(f"{name}: {type(x).__name__} is not a Tensor, a State or a tuple of them")
 
 
-def _take(x: Any, slots: Tensor) -> Any:
+def _each(x: Any, of: Callable[[Tensor], Tensor]) -> Any:
+    """A field with each of its tensors changed."""
     if isinstance(x, Tensor):
-        return x.index_select(0, slots.to(x.device))
-    return x.take(slots) if isinstance(x, State) else tuple(_take(item, slots) for item in x)
+        return of(x)
+    if isinstance(x, State):
+        return type(x)(*(_each(getattr(x, f.name), of) for f in fields(x)))
+    return tuple(_each(item, of) for item in x)
 
 
 def slots_tensor(*index: int) -> Tensor:

@@ -224,7 +224,7 @@ class Attention(nn.Module):
     @torch.no_grad()
     def tabulate(self, distance: int) -> None:
         """Keep the projected position keys up to this distance: they depend on the weights alone."""
-        self.table = self._project(distance, -distance - 1, self.position.weight).contiguous()
+        self.table = self._project(distance, -distance - 1, self.bias_u.flatten()).contiguous()
 
 
 def sinusoid(position: Tensor, width: int) -> Tensor:

@@ -9,8 +9,21 @@ import pytest
 import torch
 
 from vivavoce.recipes import options
-from vivavoce.recipes.options import Lookahead, add_hearing, add_model, count, load_model, lookahead, positive, say
+from vivavoce.recipes.options import (
+    Lookahead,
+    add_hearing,
+    add_model,
+    count,
+    load_model,
+    lookahead,
+    positive,
+    recognizers,
+    say,
+)
+from vivavoce.speech.checkpoint import load
 from vivavoce.speech.errors import BadCheckpoint, MissingDevice
+from vivavoce.speech.nn import packed
+from vivavoce.speech.nn.packed import PackedLinear, supported
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -106,3 +119,26 @@ def test_auto_takes_a_gpu_where_there_is_one_and_cpu_never_does(
 def test_what_is_said_goes_to_stderr_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     say("three files")
     assert capsys.readouterr() == ("", "vivavoce: three files\n")
+
+
+def test_on_a_cpu_the_encoder_is_laid_out_for_it() -> None:
+    plain, asked = load("small-en"), recognizers(parse("--device", "cpu"))(1)
+    linears = [m for m in asked.model.encoder.modules() if isinstance(m, PackedLinear)]
+    assert bool(linears) == ("fp32" in supported())
+    pcm = torch.randn(16_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    samples = torch.tensor([len(pcm)])
+    with torch.no_grad():
+        a, b = (x.model(pcm[None], samples)[0] for x in (plain, asked))
+    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize("precision", supported())
+def test_a_recogniser_runs_at_any_precision(precision: str) -> None:
+    recognizer = recognizers(parse("--device", "cpu", "--precision", precision))(1)
+    assert recognizer.transcribe(torch.zeros(16_000)).text == ""
+
+
+def test_a_precision_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "supported", lambda: ["fp32"])
+    with pytest.raises(MissingDevice, match="cannot run int8 linears on this CPU; use fp32"):
+        recognizers(parse("--device", "cpu", "--precision", "int8"))

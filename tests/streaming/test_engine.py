@@ -136,7 +136,7 @@ def test_an_ended_session_has_no_snapshot_and_can_still_be_closed() -> None:
     assert engine.free == 1
 
 
-def test_a_full_batch_is_stepped_in_place_in_whatever_order_it_is_fed() -> None:
+def test_neighbours_are_stepped_in_place_in_whatever_order_they_are_fed() -> None:
     class Watched(Sum):
         states: ClassVar[list[State]] = []
 
@@ -150,7 +150,10 @@ def test_a_full_batch_is_stepped_in_place_in_whatever_order_it_is_fed() -> None:
     a, b, c = (engine.open() for _ in range(3))
     out = engine.step({c: items(3), a: items(1, 10), b: items(2)}, [b])
     assert {slot: y.tolist() for slot, (y, _) in out.items()} == {a: [1, 11], b: [2, -2], c: [3]}
-    assert stage.states == [engine.state]  # states compare by identity
+    engine.step({c: items(4), a: items(1)})
+    there = [leaf.data_ptr() for _, leaf in engine.state.leaves()]
+    assert [leaf.data_ptr() for _, leaf in stage.states[0].leaves()] == there
+    assert [leaf.data_ptr() for _, leaf in stage.states[1].leaves()] != there  # b lies between them
 
 
 def test_a_step_without_anybody_does_nothing() -> None:

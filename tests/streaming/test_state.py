@@ -29,6 +29,15 @@ def test_leaves_are_named_by_their_path() -> None:
     assert list(make(2).to_dict()) == ["keys.0", "keys.1", "inner.count"]
 
 
+def test_neighbouring_slots_are_a_state_that_shares_their_memory() -> None:
+    a = make(4)
+    b = a.narrow(1, 2)
+    assert b.slots == 2
+    for (name, x), (other, y) in zip(a.leaves(), b.leaves(), strict=True):
+        assert name == other
+        assert y.data_ptr() == x[1:].data_ptr()
+
+
 def test_copy_slots_moves_rows_and_keeps_addresses() -> None:
     a, b = make(4), make(2)
     before = [leaf.data_ptr() for _, leaf in a.leaves()]
