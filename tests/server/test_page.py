@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
+import torch
 from browser import Browser, Tab, browser
+from hum import Hum
 from scripted import RATE, TRANSCRIPTION, Scripted, Wire, scripted
+from serving import Script, running
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from vivavoce.server import page
+from vivavoce.recipes import sample
+from vivavoce.recipes.data import voices
+from vivavoce.recipes.options import MODEL
+from vivavoce.server import app, page
+from vivavoce.server.house import House
+from vivavoce.server.replies import EndpointReplies
+from vivavoce.speech import checkpoint
+from vivavoce.speech.asr.recognizer import Recognizer
+from vivavoce.speech.asr.score import score
+from vivavoce.speech.checkpoint import Loaded
+from vivavoce.speech.errors import MissingDependency
+from vivavoce.speech.vad import Vad
 
 LISTENING = "vivavoce.running?.connection?.ready"
 NOTICED = 250  # ms that falling silent may take
+# The microphone as it is, whatever the page asks of the browser; `asked` keeps what that was.
+UNTOUCHED = """const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = ({audio}) => (globalThis.asked = audio,
+        real({audio: {...audio, echoCancellation: false, noiseSuppression: false, autoGainControl: false}}))"""
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +180,13 @@ PLAY = """(async () => {
 
 
 def test_uneven_pieces_play_without_a_gap_and_are_counted(idle: Tab) -> None:
-    done = idle.run(PLAY % """
+    done = idle.run(
+        PLAY
+        % """
         at(0.05, [{act: "push", item: "a", pcm: ramp(0, 1500)}, {act: "push", item: "a", pcm: ramp(1500, 1501)}]);
         at(0.09, [{act: "push", item: "a", pcm: ramp(1501, 4000)}]);
-        at(0.15, [{act: "push", item: "a", pcm: ramp(4000, 6000)}, {act: "end", item: "a"}]);""")
+        at(0.15, [{act: "push", item: "a", pcm: ramp(4000, 6000)}, {act: "end", item: "a"}]);"""
+    )
     sound = np.array(done["sound"])
     start = int(np.flatnonzero(sound)[0])
     assert (sound[start + 120 : start + 5998] == 1000 + np.arange(120, 5998)).all()
@@ -171,10 +196,13 @@ def test_uneven_pieces_play_without_a_gap_and_are_counted(idle: Tab) -> None:
 
 
 def test_a_pause_is_silent_within_5_ms_and_a_resumed_reply_misses_no_sample(idle: Tab) -> None:
-    done = idle.run(PLAY % """
+    done = idle.run(
+        PLAY
+        % """
         at(0.05, [{act: "push", item: "a", pcm: ramp(0, 12000)}, {act: "end", item: "a"}]);
         at(0.2, [{act: "pause"}]);
-        at(0.4, [{act: "resume"}]);""")
+        at(0.4, [{act: "resume"}]);"""
+    )
     sound = np.array(done["sound"])
     assert not sound[4800 + 256 + 120 : 9600].any()
     paused = next(report for report in done["reports"] if report["what"] == "paused")
@@ -184,10 +212,13 @@ def test_a_pause_is_silent_within_5_ms_and_a_resumed_reply_misses_no_sample(idle
 
 
 def test_a_cleared_reply_says_how_much_was_played_and_the_next_starts_afresh(idle: Tab) -> None:
-    done = idle.run(PLAY % """
+    done = idle.run(
+        PLAY
+        % """
         at(0.05, [{act: "push", item: "a", pcm: ramp(0, 12000)}]);
         at(0.2, [{act: "clear"}]);
-        at(0.3, [{act: "push", item: "b", pcm: ramp(0, 2400)}, {act: "end", item: "b"}]);""")
+        at(0.3, [{act: "push", item: "b", pcm: ramp(0, 2400)}, {act: "end", item: "b"}]);"""
+    )
     sound, reports = np.array(done["sound"]), {report["what"]: report for report in done["reports"]}
     assert reports["cleared"]["item"] == "a"
     assert np.count_nonzero(sound[:7000]) in range(reports["cleared"]["played"] - 3, reports["cleared"]["played"] + 1)
@@ -195,10 +226,13 @@ def test_a_cleared_reply_says_how_much_was_played_and_the_next_starts_afresh(idl
 
 
 def test_a_line_that_is_too_slow_is_waited_for_longer_each_time(idle: Tab) -> None:
-    done = idle.run(PLAY % """
+    done = idle.run(
+        PLAY
+        % """
         at(0.05, [{act: "push", item: "a", pcm: ramp(0, 1500)}]);
         at(0.2, [{act: "push", item: "a", pcm: ramp(1500, 3100)}]);
-        at(0.3, [{act: "push", item: "a", pcm: ramp(3100, 4000)}, {act: "end", item: "a"}]);""")
+        at(0.3, [{act: "push", item: "a", pcm: ramp(3100, 4000)}, {act: "end", item: "a"}]);"""
+    )
     last = [report for report in done["reports"] if report["what"] == "finished"][-1]
     assert (last["played"], last["underruns"]) == (4000, 1)
     sound = np.array(done["sound"])
@@ -276,10 +310,7 @@ def test_what_the_microphone_hears_is_what_the_server_gets(tab: Tab, server: Scr
         await wire.heard(5)
 
     server.play(script)
-    # The browser's own noise suppression would change a chirp, which is no speech.
-    tab.run("""const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-        navigator.mediaDevices.getUserMedia = ({audio}) => (globalThis.asked = audio,
-            real({audio: {...audio, echoCancellation: false, noiseSuppression: false, autoGainControl: false}}))""")
+    tab.run(UNTOUCHED)  # noise suppression would change a chirp, which is no speech
     tab.click("#go")
     tab.until("vivavoce.running?.connection?.samples > 24000 * 5")
     assert tab.run("asked") == {"echoCancellation": True, "noiseSuppression": True, "autoGainControl": True,
@@ -400,6 +431,104 @@ def test_the_user_can_stop_an_answer_with_a_key(tab: Tab, server: Scripted) -> N
     tab.press("Escape")
     tab.until("vivavoce.running.talk.last?.what === 'cleared'")
     assert tab.run("document.querySelector('#interrupt').hidden")
+
+
+# --- with a real server -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Loaded:
+    if MODEL not in [info.name for info in checkpoint.models()]:
+        pytest.skip(f"{MODEL} is not in this checkout")
+    return checkpoint.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def recognizer(shipped: Loaded) -> Callable[[int], Recognizer]:
+    return lambda slots: Recognizer(shipped.model, shipped.tokenizer, slots=slots, ngram=shipped.ngram)
+
+
+@pytest.fixture(scope="module")
+def real(recognizer: Callable[[int], Recognizer]) -> Iterator[str]:
+    """The whole server, with a voice that hums and a model that says a long sentence."""
+    script = Script([[("so " * 3000).strip()]] * 9)
+    with running(script.app()) as model:
+        replies = EndpointReplies(f"http://{model}/v1")
+        house = House.build(MODEL, recognizer, Vad.load(), places=2, synthesizer=Hum(), speaker="hum", replies=replies)
+        with running(app.build(house)) as address:
+            yield f"http://{address}/"
+
+
+def spoken() -> tuple[np.ndarray, int]:
+    try:
+        return voices.say(sample.SENTENCE, sample.VOICE), voices.RATE
+    except MissingDependency as e:
+        pytest.skip(str(e))
+
+
+def recorded() -> tuple[np.ndarray, int]:
+    if (folder := os.environ.get("VIVAVOCE_DATA")) is None:
+        pytest.skip("VIVAVOCE_DATA names no folder of recordings")
+    return soundfile.read(Path(folder) / "speech" / "ljspeech" / "LJ001-0004.opus", dtype="float32")
+
+
+def wav(rate: int, *pieces: np.ndarray | float) -> bytes:
+    """Sounds and, in seconds, silences."""
+    whole = np.concatenate([np.zeros(int(p * rate)) if isinstance(p, float) else p for p in pieces])
+    out = io.BytesIO()
+    soundfile.write(out, soxr.resample(whole, rate, 48000), 48000, format="WAV", subtype="PCM_16")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("source", [spoken, recorded])
+def test_real_speech_is_captioned(
+    real: str, recognizer: Callable[[int], Recognizer], tmp_path: Path, source: Callable[[], tuple[np.ndarray, int]]
+) -> None:
+    pcm, rate = source()
+    (tmp_path / "speech.wav").write_bytes(wav(rate, 0.5, pcm, 2.0))
+    with browser(tmp_path / "profile", tmp_path / "speech.wav") as chrome, chrome.open(real) as tab:
+        tab.size(1280, 800)
+        tab.run(UNTOUCHED)
+        tab.click("#go")
+        tab.until("document.querySelector('#growing .words, #growing .tail')?.parentNode.innerText")  # while it is said
+        tab.until("document.querySelector('#said .words')?.innerText")
+        assert tab.text("#delay-total").endswith("s")
+        tab.click("#go")
+        tab.until("document.querySelector('#status').textContent === 'Stopped'")
+        shown = tab.run("vivavoce.transcript.toText()")
+        assert tab.errors == []
+    at_16k = torch.from_numpy(soxr.resample(pcm, rate, 16000).astype(np.float32))
+    alone = recognizer(1).transcribe(at_16k, lookahead=6).text
+    assert score(alone, shown).words.rate < 0.7, (alone, shown)  # utterances begin elsewhere than the file
+
+
+# A microphone that hears the WAV file of `say()` whenever that is called.
+SAYING = """(async (wav) => {
+    const context = new AudioContext(), out = context.createMediaStreamDestination();
+    const sound = await context.decodeAudioData(Uint8Array.from(atob(wav), (c) => c.charCodeAt(0)).buffer);
+    navigator.mediaDevices.getUserMedia = async () => out.stream;
+    globalThis.say = () => {
+        const source = new AudioBufferSourceNode(context, {buffer: sound});
+        source.connect(out);
+        source.start(); }; })"""
+
+
+def test_a_real_conversation_falls_silent_and_gives_way_to_words(real: str, chrome: Browser) -> None:
+    pcm, rate = spoken()
+    with chrome.open(real) as tab:
+        tab.run(f"{SAYING}('{base64.b64encode(wav(rate, pcm)).decode()}')")
+        talk(tab)
+        tab.until(LISTENING)
+        tab.run("say()")
+        tab.until("vivavoce.running?.talk?.timed.size")
+        tab.run("say()")
+        tab.until("vivavoce.running.talk.interruptions.some((i) => i.outcome === 'cancelled')")
+        tab.until("document.querySelector('#said li[data-who=agent][data-state=interrupted]')")
+        seen = tab.run("vivavoce.running.talk.interruptions")
+        heard = tab.text("#said li[data-who=agent] .words")
+        assert tab.errors == []
+    assert all(interruption["noticed"] < NOTICED for interruption in seen), seen
+    assert 1 <= len(heard.split()) < 3000
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
