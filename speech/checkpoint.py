@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,6 +26,7 @@ from .weights import Parts, Precision, count_parameters, fit, pack, read, unpack
 
 CONFIG, TOKENIZER, CARD, NGRAM = "config.json", "tokenizer.json", "README.md", "ngram.safetensors"
 MODEL_TYPE = "vivavoce_asr"  # what `model_type` of config.json says in our own layout
+KINDS = (MODEL_TYPE, *hub.KINDS)
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,11 @@ def info(source: str | Path) -> Info:
     )
 
 
-def locate(source: str | Path) -> Path:
+def locate(source: str | Path, kinds: Collection[str] = KINDS) -> Path:
     """The folder or archive that `source` means. A shipped name wins over a folder of that name here: write `./name`
-    for the folder. Raises BadCheckpoint when there is none."""
-    shipped = _shipped()
+    for the folder. kinds: what `model_type` says of the shipped ones that are meant. Raises BadCheckpoint when there
+    is none."""
+    shipped = _shipped(kinds)
     if isinstance(source, str) and source in shipped:
         return shipped[source]
     path = Path(source)
@@ -148,10 +151,10 @@ def locate(source: str | Path) -> Path:
     )
 
 
-def _shipped() -> dict[str, Path]:
+def _shipped(kinds: Collection[str] = KINDS) -> dict[str, Path]:
     root = Path(str(resources.files("vivavoce.speech.models")))
     return {p.name: p for p in sorted(root.iterdir())
-            if (p / CONFIG).is_file() and _model_type(p) in (MODEL_TYPE, *hub.KINDS)}
+            if (p / CONFIG).is_file() and _model_type(p) in kinds}
 
 
 def _archive_in(path: Path) -> Path:
@@ -189,10 +192,10 @@ def _read(path: Path) -> Parts:
         return nemo.read(path)
     kind = _model_type(path)
     if kind == MODEL_TYPE:
-        return Parts(_own_config(path), unpack(read(path)), _tokenizer(path))
+        return Parts(_own_config(path), unpack(read(path)), read_tokenizer(path))
     if kind in hub.KINDS:
         tensors = rename(read(path), hub.TABLE, hub.IGNORED, str(path))
-        return Parts(hub.read_config(path), tensors, _tokenizer(path))
+        return Parts(hub.read_config(path), tensors, read_tokenizer(path))
     raise BadCheckpoint(
         f"{path}: a checkpoint of another kind ({kind}); recognisers of these kinds load: "
         f"{', '.join([MODEL_TYPE, *hub.KINDS])}, .nemo"
@@ -212,7 +215,8 @@ def _own_config(folder: Path) -> AsrConfig:
     return configs.parse(AsrConfig, values, str(folder / CONFIG))
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Raises BadCheckpoint."""
     path = folder / TOKENIZER
     if not path.is_file():
         raise BadCheckpoint(f"{folder}: {TOKENIZER} is missing; fetch the checkpoint again, all of it")

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vivavoce.speech import config as configs
-from vivavoce.speech.checkpoint import locate
+from vivavoce.speech.checkpoint import locate, read_tokenizer
 from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.speech.foreign import require
 from vivavoce.speech.weights import SCALE, WEIGHTS, Precision, fit, pack, read, unpack, write
@@ -64,9 +64,9 @@ class Loaded:
 
 def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Loaded:
     """A model in eval mode from a folder or a Hub id. Raises BadCheckpoint, BadConfig, MissingDependency."""
-    folder = locate(source)
+    folder = locate(source, (MODEL_TYPE,))
     decoder = load_decoder(folder, dtype=dtype, device=device)
-    tokenizer = _tokenizer(folder)
+    tokenizer = read_tokenizer(folder)
     top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if top >= decoder.config.vocabulary:
         raise BadCheckpoint(
@@ -215,13 +215,3 @@ def _join(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if all(n in tensors for n in names):
                 tensors[name.replace(f"{part}.0.", f"{part}.")] = torch.cat([tensors.pop(n) for n in names])
     return tensors
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    path = folder / TOKENIZER
-    if not path.is_file():
-        raise BadCheckpoint(f"{folder}: {TOKENIZER} is missing; fetch the checkpoint again, all of it")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as e:  # tokenizers raises bare Exception
-        raise BadCheckpoint(f"{path}: not a tokenizer ({e}); fetch it again") from e

@@ -198,11 +198,12 @@ class Run:
         self.log("held out: " + "  ".join(f"{name} {value:.1f}" for name, value in found.items()))
 
     def save(self) -> None:
-        """Atomic, so that a cut never leaves half a checkpoint; the export is float32."""
+        """Atomic, so that a cut never leaves half a checkpoint; the export is float16."""
         part = self.checkpoint.with_suffix(".part")
         torch.save(self.trainer.state(), part)
         part.replace(self.checkpoint)
-        save(self.trainer.model, self.folder / "export", tokenizer=self.tokenizer, template=ChatTemplate(TEMPLATE))
+        template = ChatTemplate(TEMPLATE)
+        save(self.trainer.model, self.folder / "export", tokenizer=self.tokenizer, template=template, dtype="float16")
 
     def log(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} step {self.trainer.step_count}  {text}"
