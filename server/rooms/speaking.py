@@ -95,6 +95,7 @@ class Speaking:
     played: int = 0  # samples the listener has taken
     finished: bool = False  # no more text comes
     told: bool = False  # and the synthesizer knows
+    hungry: bool = True  # the last step had nothing more to say
     closed: bool = False
 
     def say(self, text: str) -> None:
@@ -125,8 +126,9 @@ class Speaking:
             self.text.extend(pieces(text))
 
     def feed(self, lead: int) -> bool:
-        """Give the voice its next text unless enough is said ahead; says whether there was any."""
-        if self.told or self.made - self.played >= lead:
+        """Give the voice its next text once it has said what it has, unless that is far enough ahead of the listener;
+        says whether there was any."""
+        if self.told or not self.hungry or self.made - self.played >= lead:
             return False
         if self.text:
             self.room.synthesizer.push(self.slot, self.text.popleft())
@@ -170,6 +172,9 @@ class SpeakingRoom(Room):
             for speaking in list(self._inside.values()):
                 self._fail(speaking, e)
             return True
+        starved = [s for slot, s in self._inside.items() if slot not in made and not s.hungry]
+        for slot, speaking in self._inside.items():
+            speaking.hungry = slot not in made
         if made:
             self.observe(Step(self.name, len(made), self.now() - began))
         for slot, speech in made.items():
@@ -179,7 +184,7 @@ class SpeakingRoom(Room):
             speaking.sink(Spoken(pcm, tuple(speech.words), speech.done))
             if speech.done:
                 speaking.leave()
-        return bool(made) or any(fed)
+        return bool(made or starved) or any(fed)
 
     def _fed(self, speaking: Speaking) -> bool:
         """A text that cannot be read ends its own session only."""
