@@ -180,7 +180,8 @@ def _rate(errors: Errors) -> float | None:
 
 
 HEAD = (
-    "set", "lookahead ms", "WER %", "95 %", "CER %", "words", "sub", "del", "ins", "delay p50 ms", "p95", "RTFx", "made up"
+    "set", "lookahead ms", "WER %", "95 %", "CER %", "words", "sub", "del", "ins", "delay p50 ms", "p95", "RTFx",
+    "made up",
 )  # fmt: skip
 WIDEST = {"95 %": len("1000.0-1000.0")}
 
@@ -211,7 +212,8 @@ def _number(value: float | None, factor: float = 1, digits: int = 0) -> str:
 
 def line(texts: Sequence[str], first: int) -> str:
     """One line of the table; first: how wide the names are."""
-    columns = (f"{text:>{max(6, len(head), WIDEST.get(head, 0))}}" for text, head in zip(texts[1:], HEAD[1:], strict=True))
+    widths = (max(6, len(head), WIDEST.get(head, 0)) for head in HEAD[1:])
+    columns = (f"{text:>{width}}" for text, width in zip(texts[1:], widths, strict=True))
     return "  ".join([f"{texts[0]:{first}}", *columns])
 
 

@@ -21,11 +21,12 @@ from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 
-from vivavoce.recipes.options import CLOCK, Lookahead, add_hearing, add_model, lookahead, recognizers, say
+from vivavoce.recipes.options import CLOCK, Lookahead, add_hearing, add_model, add_writing, lookahead, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Update
 from vivavoce.speech.devices import Microphone, list_devices
+from vivavoce.speech.punctuate import Punctuator, Writer
 from vivavoce.speech.turn import SpeechEnded, Turn
 from vivavoce.speech.vad import Vad
 from vivavoce.streaming.clock import Clock
@@ -115,6 +116,17 @@ class Terminal:
     def final(self, text: str) -> None:
         self._display.update(Text(), refresh=True)
         self._display.console.print(text, markup=False, highlight=False, emoji=False)
+
+
+class Written:
+    """A screen whose finished utterances have punctuation and capitals; what still grows stays plain."""
+
+    def __init__(self, screen: Screen, writer: Writer) -> None:
+        self._screen, self._writer = screen, writer
+        self.live = screen.live
+
+    def final(self, text: str) -> None:
+        self._screen.final(self._writer.text(text))
 
 
 def listen(recognizer: Recognizer, blocks: Iterable[Tensor], screen: Screen, frames: int, vad: Vad) -> None:
@@ -212,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list-devices", action="store_true", help="show the microphones and end")
     add_model(parser)
     add_hearing(parser)
+    add_writing(parser)
     parser.add_argument(
         "--lookahead",
         type=lookahead,
@@ -220,7 +233,8 @@ def _parser() -> argparse.ArgumentParser:
         help="0 to 5520 ms: more is more accurate and later (default: %(default)s)",
     )
     parser.add_argument("--save", type=Path, metavar="FILE.wav", help="also write what was heard, at 16 kHz")
-    parser.add_argument("--url", metavar="WS", help=argparse.SUPPRESS)
+    parser.add_argument("--url", metavar="WS", help="let a server listen, like ws://localhost:8000; it has the model")
+    parser.add_argument("--api-key", metavar="K", help="where the server asks for one")
     return parser
 
 
@@ -233,23 +247,37 @@ def _show_devices() -> int:
     return int(not inputs)
 
 
+def _remote(args: argparse.Namespace) -> int:
+    """The same with a server that listens. Raises NoServer, Refused, MissingDevice."""
+    from vivavoce.recipes.remote import connected, follow
+
+    with connected(args.url, args.api_key) as socket, Microphone(args.input_device) as microphone:
+        say(greeting(f"{microphone.device}, through {args.url}", args.lookahead))
+        out = audio.Writer(args.save, CLOCK.rate) if args.save else nullcontext()
+        with out as writer, on_interrupt(microphone.stop), screen() as where:
+            follow(socket, recorded(microphone, writer) if writer else microphone, where, args.lookahead.ms)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Raises MissingDevice, MissingDependency, BadAudio for --save, and what loading the model raises."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.url:
-        parser.error("--url: this version has no server to send audio to; leave it out to recognise on this machine")
     if args.list_devices:
         return _show_devices()
     if args.lookahead.note:
         say(args.lookahead.note)
+    if args.url:
+        return _remote(args)
     recognizer, vad = recognizers(args)(1), Vad.load()
     if sum(p.numel() for p in recognizer.model.parameters()) < SMALL:
         torch.set_num_threads(1)  # threads that wait for each other cost more than they do, on a busy machine tenfold
     microphone = Microphone(args.input_device)
     with audio.Writer(args.save, CLOCK.rate) if args.save else nullcontext() as out, microphone:
         say(greeting(microphone.device, args.lookahead))
+        writer = Writer(Punctuator.load()) if args.punctuate else None
         with on_interrupt(microphone.stop), screen() as where:
+            where = Written(where, writer) if writer else where
             blocks = recorded(microphone, out) if out else microphone
             listen(recognizer, blocks, where, args.lookahead.frames, vad)
     if microphone.dropped_seconds:

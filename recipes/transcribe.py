@@ -21,10 +21,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 from torch import Tensor
 
-from vivavoce.recipes.options import CLOCK, add_hearing, add_model, lookahead, positive, recognizers, say
+from vivavoce.recipes.options import CLOCK, add_hearing, add_model, add_writing, lookahead, positive, recognizers, say
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import BLOCK_SECONDS, Recognizer
 from vivavoce.speech.asr.transcript import FORMATS, Transcript
+from vivavoce.speech.punctuate import Punctuator, Writer
 from vivavoce.streaming.errors import VivaVoceError
 
 RATE = CLOCK.rate
@@ -135,6 +136,14 @@ def transcribe(
         for i, transcript in recognizer.transcribe_streams([r.blocks() for r in batch], lookahead=frames):
             batch[i].transcript = transcript
             yield batch[i]
+
+
+def punctuated(done: Iterable[Recording], writer: Writer) -> Iterator[Recording]:
+    """The same recordings, their transcripts written with punctuation and capitals."""
+    for recording in done:
+        if recording.transcript:
+            recording.transcript = writer.transcript(recording.transcript)
+        yield recording
 
 
 @dataclass
@@ -265,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("files", nargs="+", metavar="FILE", help="files, patterns ('talks/**/*.mp3') or folders")
     add_model(parser)
     add_hearing(parser)
+    add_writing(parser)
     parser.add_argument(
         "--lookahead",
         type=lookahead,
@@ -308,6 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recordings = find(args.files)
     output = Folder(args.output_dir, args.format) if args.output_dir else Stdout(recordings, args.format)
     done = transcribe(recordings, recognizers(args), args.lookahead.frames, args.batch_seconds)
+    if args.punctuate:
+        done = punctuated(done, Writer(Punctuator.load()))
     try:
         print(run(recordings, done, output.take), file=sys.stderr)
     finally:

@@ -7,7 +7,7 @@ leaves goes to the training loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -82,8 +82,8 @@ class Recordings(Dataset[Batch]):
     """Utterances with their tokens; indexed by (epoch, indices), it decodes, augments and pads one batch.
 
     Those that are too short, too long, or have more tokens than the encoder has frames are left out and counted in
-    `left_out`. cache keeps decoded int16 audio in memory (115 MB an hour); a `store` of all of it (see store.py) is
-    read instead where there is one.
+    `left_out`. cache keeps decoded int16 audio in memory (115 MB an hour); what was `stored` (see store.py) is
+    read instead where it is set.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Recordings(Dataset[Batch]):
         self.weights = np.array([given[i] for i in keep])
         self.left_out = len(utterances) - len(keep)
         self.augment = augment
-        self.store: Sequence[Stored] | None = None
+        self.stored: Callable[[int], Stored] | None = None
         self._cache: dict[int, Stored] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -118,8 +118,8 @@ class Recordings(Dataset[Batch]):
 
     def audio(self, index: int) -> Stored:
         """Decoded (samples,) int16 at 16 kHz."""
-        if self.store is not None:
-            return self.store[index]
+        if self.stored is not None:
+            return self.stored(index)
         if self._cache is None:
             return read_audio(self.utterances[index])
         if index not in self._cache:

@@ -17,7 +17,7 @@ from torch import Tensor
 from vivavoce.speech import audio
 from vivavoce.speech.errors import BadCheckpoint, BadConfig
 from vivavoce.speech.vad import Vad
-from vivavoce.streaming.chain import Chain, ChainState
+from vivavoce.streaming.chain import AnyStage, Chain, ChainState
 from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Engine, Slot
 
@@ -87,7 +87,7 @@ class Recognizer:
     def _chain(self, gate: Gate | None, like: Tensor) -> Chain:
         """PCM to tokens; behind a gate the first stage is features, encoder and voice activity together."""
         model, e = self.model, self.model.config.encoder
-        hear = [model.features, model.encoder]
+        hear: list[AnyStage] = [model.features, model.encoder]
         if gate is None:
             return Chain([*hear, self.decoder], item_shapes=[(), (e.mels,), (e.width,)], like=like)
         heard = Heard(Chain(hear, item_shapes=[(), (e.mels,)], like=like), Vad.load().to(like.device), gate)

@@ -22,7 +22,7 @@ from rich.live import Live
 from torch import Tensor
 
 from vivavoce.recipes import cli, sample
-from vivavoce.recipes.listen import Caption, Lines, Terminal, chunked, listen, on_interrupt, recorded
+from vivavoce.recipes.listen import Caption, Lines, Terminal, Written, chunked, listen, on_interrupt, recorded
 from vivavoce.recipes.options import MODEL
 from vivavoce.speech import audio, checkpoint
 from vivavoce.speech.asr.recognizer import Recognizer
@@ -30,6 +30,7 @@ from vivavoce.speech.asr.score import score
 from vivavoce.speech.asr.words import Update, Word
 from vivavoce.speech.checkpoint import Loaded
 from vivavoce.speech.errors import MissingDevice
+from vivavoce.speech.punctuate import Punctuator, Writer
 from vivavoce.speech.vad import WINDOW, Vad, VadState
 from vivavoce.streaming.clock import Clock
 
@@ -211,7 +212,7 @@ def test_a_pipe_gets_finished_lines_only(capsys: pytest.CaptureFixture[str]) -> 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["--lookahead", "x"], ["--url", "ws://localhost"], ["--device", "tpu"], ["word"]])
+@pytest.mark.parametrize("argv", [["--lookahead", "x"], ["--device", "tpu"], ["word"]])
 def test_bad_usage_exits_with_2(argv: list[str]) -> None:
     assert cli.main(["listen", *argv]) == 2
 
@@ -303,3 +304,12 @@ def best_match(played: np.ndarray, heard: np.ndarray) -> float:
     energy = np.cumsum(np.concatenate([[0.0], heard**2]))
     stretches = np.sqrt(energy[len(played) :] - energy[: len(energy) - len(played)])
     return float((cross[: len(stretches)] / (stretches * np.linalg.norm(played) + 1e-9)).max())
+
+
+def test_a_written_screen_adds_marks_to_what_is_finished_only() -> None:
+    kept = Kept()
+    screen = Written(kept, Writer(Punctuator.load()))
+    screen.live("he sat", "down")
+    screen.final("he sat down")
+    assert kept.lives == [("he sat", "down")]
+    assert kept.finals == ["He sat down."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -281,3 +282,15 @@ def test_a_model_that_is_not_there_is_named(write: Write, capsys: pytest.Capture
     error = capsys.readouterr().err
     assert error.startswith("vivavoce: nonesuch")
     assert error.count("\n") == 1
+
+
+def test_punctuation_and_capitals_are_added_when_asked_for(run: Callable[..., int], write: Write,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    path = write("a.wav", noise(2))
+    assert run(path) == 0
+    plain = capsys.readouterr().out.strip()
+    assert run(path, "--punctuate") == 0
+    written = capsys.readouterr().out.strip()
+    assert written[0].isupper()
+    assert written[-1] in ".?"
+    assert re.sub(r"[^a-z ]", "", written.lower()) == plain

@@ -61,7 +61,8 @@ class TrainingData:
         noises = noise_pool(speech)
         recordings = Recordings(sources.utterances, tokenizer, config.batches, sources.weights)
         if config.store:
-            recordings.store = build(recordings.utterances, Path(config.store) / f"rank{rank}", max(1, config.workers))
+            folder = Path(config.store) / f"rank{rank}"
+            recordings.stored = build(recordings.utterances, folder, max(1, config.workers)).__getitem__
         babble = [recordings.audio(i) for i in range(0, len(recordings), max(1, len(recordings) // 200))]
         recordings.augment = Augment(config.augment, noises=noises, speech=babble, seed=seed,
                                      rooms=room_pool(speech, config.augment.rooms, seed))
