@@ -180,7 +180,10 @@ class Listener:
         """End a turn whose silence has lasted long enough for its words (semantic turn detection), and give up on last
         words that do not come."""
         late = [u.stream for u in self.settling.values() if now >= (u.decided or now) + SETTLING]
-        notes = [note for stream in late for note in self.deaf(signals.Deaf(stream, "its last words did not come"))]
+        notes: list[Note] = []
+        for stream in late:
+            self._out.put(signals.CloseHearing(stream))
+            notes += self.deaf(signals.Deaf(stream, "its last words did not come"))
         due = self._turn_due
         if due is not None and now >= due and self.open is not None:
             notes += self._end(self.open.stop or self._watched, now)

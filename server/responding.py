@@ -242,8 +242,10 @@ class Responder:
         if self.due is None or now < self.due or self.active is None or self.active.reply is None:
             return
         if self.active.writing:
+            self._out.put(signals.CancelReply(self.active.reply))
             self.failed(signals.NoReply(self.active.reply, "the model fell silent", "reply_timeout"), now)
         elif (speech := self._speech(self.active)) is not None:
+            self._out.put(signals.StopSpeaking(speech))
             self.hoarse(signals.Hoarse(speech, "the voice fell silent"))
 
     def _write(self, response: Response, text: str) -> None:

@@ -63,7 +63,7 @@ class Mouth:
     def push(self, pcm: NDArray[np.float32], last: bool = False) -> bytes:
         """(n,) float32 at 24 kHz to bytes; `last` lets out what the rate converter held back."""
         out = self._convert.push(np.asarray(pcm, np.float32), last=last)
-        samples = np.clip(np.rint(np.nan_to_num(out) * 32767), -32768, 32767).astype("<i2")
+        samples = np.rint(np.clip(np.nan_to_num(out), -1, 1) * 32767).astype("<i2")
         law = _LAWS.get(self.format.type)
         return law.encode(samples) if law else samples.tobytes()
 
