@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from vivavoce.recipes.train.backbone.replies import CORPUS, found, main, merged, ours
+from vivavoce.recipes.train.backbone.replies import TALK, TASKS, beginnings, found, main, merged, ours
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.llm.retrieval import FILE, Exchange, Replies, words
 
 
-def corpus(folder: Path, *pairs: tuple[str, str]) -> Path:
-    file = folder / "text" / f"{CORPUS}.jsonl.xz"
+def corpus(folder: Path, *pairs: tuple[str, str], name: str = TALK) -> Path:
+    file = folder / "text" / f"{name}.jsonl.xz"
     file.parent.mkdir(exist_ok=True)
     with lzma.open(file, "wt") as f:
         for a, b in pairs:
@@ -34,6 +34,13 @@ def test_what_is_unfit_is_left_out_and_the_rest_written_as_sentences(tmp_path: P
     assert list(found(file)) == [Exchange(("Do you like the rain",), ("Yes, I do.",))]
 
 
+def test_tasks_begin_with_answers_that_name_nothing(tmp_path: Path) -> None:
+    file = corpus(tmp_path, ("Book me a table", "What time? And where?"), ("Find me a bus", "There is one at 8 am."),
+                  ("Find me a film", "How about Grease?"), ("Get me a cab", "I can do that."))  # fmt: skip
+    assert [e.replies[0] for e in beginnings(file)] == ["What time? And where?", "I can do that."]
+    assert len(list(beginnings(file, most=1))) == 1
+
+
 def test_ours_answer_first_and_others_are_joined() -> None:
     mine = next(iter(ours()))
     theirs = [Exchange((mine.heard[0],), ("Other.",)), Exchange(("do you like rain",), ("Yes.",)),
@@ -44,6 +51,8 @@ def test_ours_answer_first_and_others_are_joined() -> None:
 
 def test_the_command_writes_a_file_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus(tmp_path, ("Do you like the rain", "yes"))
+    for name in TASKS:
+        corpus(tmp_path, (f"Find me a {name}", "where to"), name=name)
     assert main(["--data", str(tmp_path), "--out", str(tmp_path / "model")]) == 0
     assert "exchanges" in capsys.readouterr().out
     answer = Replies.load(tmp_path / "model" / FILE).find("do you like the rain?")
