@@ -34,6 +34,7 @@ COMMANDS = {
     "transcribe": Command("transcribe", "audio files to text, JSON or subtitles"),
     "listen": Command("listen", "a microphone to text, live"),
     "chat": Command("chat", "talk to a language model in text"),
+    "convert": Command("convert", "a recording's words in another voice"),
     "speak": Command("speak", "text to a file or the loudspeaker"),
     "serve": Command("serve", "all of it over one port: realtime sessions, recordings, speech, a page"),
     "agent": Command("agent", "talk with the agent, over microphone and loudspeaker"),

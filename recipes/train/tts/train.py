@@ -1,9 +1,8 @@
-"""Train a voice: the vocoder, the acoustic model with its flow, the vocoder again on what those make; then write the
-folder that `speak` loads.
+"""Train a voice: vocoder, acoustic model and flow, the vocoder again on what those make, and the token path.
 
-`vivavoce train tts CONFIG.toml` reads recordings with their text, finds out which sound is where, trains each part on
-one CPU or one GPU (bf16), and resumes each from its last checkpoint. The first two parts do not need each other: with
-`--part` they can train side by side. Whatever is there is exported.
+`vivavoce train tts CONFIG.toml` reads recordings with their text, finds out which sound is where, trains each part in
+turn on one CPU or one GPU (bf16), and resumes each from its last checkpoint. With `--part`, parts that do not need each
+other can train side by side. Whatever is complete is exported: a voice for `speak`, a converter for `convert`.
 """
 
 from __future__ import annotations
@@ -13,50 +12,18 @@ import signal
 import sys
 import time
 import tomllib
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from vivavoce.speech.config import parse
 from vivavoce.speech.errors import BadConfig
-from vivavoce.speech.tts.config import AcousticConfig, FlowConfig, VocoderConfig, VoiceConfig
-from vivavoce.speech.tts.phones import SYMBOLS
-from vivavoce.speech.tts.vocoder import Vocoder
-from vivavoce.speech.tts.voice import Voice
 from vivavoce.speech.weights import Precision
 
-from .align import Aligned, align_all
-from .data import Recording, gather
+from .parts import PARTS, PartName, TrainConfig, export_converter, export_voice, learner
 from .schedule import Learner
-from .sound import SoundConfig, SoundPart
-from .speech import SpeechConfig, SpeechModel, SpeechPart, remake
-
-PartName = Literal["vocoder", "speech", "polish"]
-PARTS: tuple[PartName, ...] = get_args(PartName)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One run. corpora: folders under the data folder's `speech/`, aligned with their text; sound: for the vocoder
-    alone, more of them; speakers: whose voices these are, `speaker` the one that is exported."""
-
-    name: str
-    corpora: tuple[str, ...]
-    speakers: tuple[str, ...]
-    speaker: str
-    sound: tuple[str, ...] = ()
-    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
-    acoustic: AcousticConfig = field(default_factory=AcousticConfig)
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    vocoder_training: SoundConfig = field(default_factory=SoundConfig)
-    speech_training: SpeechConfig = field(default_factory=SpeechConfig)
-    polish_training: SoundConfig = field(default_factory=SoundConfig)
-    seed: int = 1
-    save_minutes: float = 4.0
-    measure_steps: int = 400
 
 
 class Run:
@@ -120,57 +87,6 @@ class Run:
         self.stopping = True
 
 
-def learner(name: PartName, config: TrainConfig, root: Path, folder: Path, device: torch.device) -> Learner:
-    """The part at its first step. Raises BadManifest, BadAudio, BadConfig, MissingDependency."""
-    torch.manual_seed(config.seed)
-    speech, cache = root / "speech", folder / "cache"
-    if name == "vocoder":
-        heard = gather(speech, [*config.corpora, *config.sound], cache)
-        sound = SoundPart(Vocoder(config.vocoder), heard, config.vocoder_training, device, config.seed)
-        return Learner(sound, config.vocoder_training.optimizer, device)
-    recordings: list[Recording] = []
-    aligned: list[Aligned | None] = []
-    for corpus in config.corpora:
-        recordings += (found := gather(speech, [corpus], cache))
-        aligned += align_all(found, cache / f"{corpus}.json")
-    strangers = {r.speaker for r in recordings} - set(config.speakers)
-    if strangers:
-        raise BadConfig(f"{config.name}: `speakers` lacks {', '.join(sorted(strangers))}, who speak in its corpora")
-    model = SpeechModel(config.acoustic, config.flow, len(SYMBOLS), len(config.speakers))
-    if name == "polish":
-        model.load_state_dict(weights(folder, "speech"))
-        vocoder = Vocoder(config.vocoder)
-        vocoder.load_state_dict(weights(folder, "vocoder"))
-        made = remake(model.eval().to(device), recordings, aligned, config.speakers)
-        sound = SoundPart(vocoder, recordings, config.polish_training, device, config.seed + 1, made)
-        return Learner(sound, config.polish_training.optimizer, device)
-    part = SpeechPart(model, recordings, aligned, config.speakers, config.speaker, config.speech_training, device,
-                      config.seed)
-    return Learner(part, config.speech_training.optimizer, device)
-
-
-def weights(folder: Path, name: PartName) -> dict[str, torch.Tensor]:
-    """A part's averaged weights. Raises BadConfig before it has any."""
-    path = folder / f"{name}.pt"
-    if not path.is_file():
-        raise BadConfig(f"{path}: not there yet; train the part {name} first")
-    tensors: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors
-
-
-def export(config: TrainConfig, folder: Path, dtype: Precision) -> Path | None:
-    """Write the voice once both parts have averaged weights; returns its folder."""
-    vocoder: PartName = "polish" if (folder / "polish.pt").is_file() else "vocoder"
-    if not (folder / "speech.pt").is_file() or not (folder / f"{vocoder}.pt").is_file():
-        return None
-    tensors = weights(folder, "speech") | {f"vocoder.{k}": t for k, t in weights(folder, vocoder).items()}
-    voice = Voice(VoiceConfig(config.name, len(SYMBOLS), config.speakers, config.speaker, config.acoustic, config.flow,
-                              config.vocoder))
-    voice.load_state_dict(tensors)
-    voice.save(folder / "export", dtype=dtype)
-    return folder / "export"
-
-
 def read_config(path: Path) -> TrainConfig:
     """Raises BadConfig: unreadable, not TOML, unknown keys."""
     try:
@@ -205,8 +121,10 @@ def main(argv: list[str]) -> int:
         run.train(args.minutes)
         if run.stopping:
             break
-    if done := export(config, folder, args.dtype):
+    if done := export_voice(config, folder, args.dtype):
         print(f"the voice is in {done}")
+    if done := export_converter(config, folder, args.dtype):
+        print(f"the converter is in {done}")
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from babble import save_babbler
 
 from vivavoce.recipes.data import manifest
 from vivavoce.speech.tts import mel
@@ -64,6 +65,20 @@ warm = 2
 adversary_from = 0
 adversary_width = 4
 optimizer = {steps = 2, warmup = 1, rate = 1e-3}
+
+[tokens_training]
+recogniser = "RECOGNISER"
+layers = 1
+levels = [4, 3]
+seconds = 1.0
+optimizer = {steps = 2, warmup = 1, rate = 1e-3}
+
+[planner_training]
+width = 16
+hidden = 24
+layers = 1
+frames = 50
+optimizer = {steps = 2, warmup = 1, rate = 1e-3}
 """
 
 
@@ -93,6 +108,8 @@ def data_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
+    recogniser = tmp_path / "recogniser"
+    save_babbler(recogniser)
     path = tmp_path / "tiny.toml"
-    path.write_text(SMALL)
+    path.write_text(SMALL.replace("RECOGNISER", str(recogniser)))
     return path

@@ -1,0 +1,202 @@
+"""The parts of a voice by name: what each trains from, and the folders that trained parts make together.
+
+Configurations come from `train`, which also runs the learners; recordings come from `data`, exports go to `speak` and
+`convert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from vivavoce.speech.checkpoint import load
+from vivavoce.speech.errors import BadConfig
+from vivavoce.speech.tts.config import AcousticConfig, FlowConfig, VocoderConfig, VoiceConfig
+from vivavoce.speech.tts.convert import Converter, ConverterConfig
+from vivavoce.speech.tts.phones import SYMBOLS
+from vivavoce.speech.tts.planner import Planner, PlannerConfig
+from vivavoce.speech.tts.tokens import SpeechTokenizer
+from vivavoce.speech.tts.vocoder import Vocoder
+from vivavoce.speech.tts.voice import Voice
+from vivavoce.speech.weights import Precision
+
+from .align import Aligned, align_all
+from .data import Recording, gather
+from .schedule import Learner
+from .sound import SoundConfig, SoundPart
+from .speech import SpeechConfig, SpeechModel, SpeechPart, remake
+from .tokens import PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, listen
+
+PartName = Literal["vocoder", "speech", "polish", "tokens", "planner"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. corpora: folders under the data folder's `speech/`, aligned with their text; sound: for the vocoder
+    alone, more of them; speakers: whose voices these are, `speaker` the one that is exported."""
+
+    name: str
+    corpora: tuple[str, ...]
+    speakers: tuple[str, ...]
+    speaker: str
+    sound: tuple[str, ...] = ()
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    acoustic: AcousticConfig = field(default_factory=AcousticConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    vocoder_training: SoundConfig = field(default_factory=SoundConfig)
+    speech_training: SpeechConfig = field(default_factory=SpeechConfig)
+    polish_training: SoundConfig = field(default_factory=SoundConfig)
+    tokens_training: TokensConfig = field(default_factory=TokensConfig)
+    planner_training: PlannerTraining = field(default_factory=PlannerTraining)
+    seed: int = 1
+    save_minutes: float = 4.0
+    measure_steps: int = 400
+
+
+class Site(NamedTuple):
+    """Where a part trains. speech: the folder of corpora; folder: the run's."""
+
+    config: TrainConfig
+    speech: Path
+    folder: Path
+    device: torch.device
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+
+def learner(name: PartName, config: TrainConfig, root: Path, folder: Path, device: torch.device) -> Learner:
+    """The part at its first step. Raises BadManifest, BadAudio, BadConfig, MissingDependency."""
+    torch.manual_seed(config.seed)
+    return _LEARNERS[name](Site(config, root / "speech", folder, device))
+
+
+def _vocoder(site: Site) -> Learner:
+    c = site.config
+    heard = gather(site.speech, [*c.corpora, *c.sound], site.cache)
+    part = SoundPart(Vocoder(c.vocoder), heard, c.vocoder_training, site.device, c.seed)
+    return Learner(part, c.vocoder_training.optimizer, site.device)
+
+
+def _speech(site: Site) -> Learner:
+    c = site.config
+    recordings, aligned = _aligned(site)
+    part = SpeechPart(_speech_model(c), recordings, aligned, c.speakers, c.speaker, c.speech_training, site.device,
+                      c.seed)
+    return Learner(part, c.speech_training.optimizer, site.device)
+
+
+def _polish(site: Site) -> Learner:
+    c = site.config
+    recordings, aligned = _aligned(site)
+    model = _trained_speech(c, site.folder).eval().to(site.device)
+    vocoder = Vocoder(c.vocoder)
+    vocoder.load_state_dict(weights(site.folder, "vocoder"))
+    made = remake(model, recordings, aligned, c.speakers)
+    part = SoundPart(vocoder, recordings, c.polish_training, site.device, c.seed + 1, made)
+    return Learner(part, c.polish_training.optimizer, site.device)
+
+
+def _tokens(site: Site) -> Learner:
+    c = site.config.tokens_training
+    recogniser = load(c.recogniser).model
+    heard = listen(site.speech, [*site.config.corpora, *c.corpora])
+    quantiser = cut(recogniser, c.layers, c.levels).quantiser
+    part = TokensPart(quantiser, recogniser, heard, c, site.device, site.config.seed)
+    return Learner(part, c.optimizer, site.device)
+
+
+def _planner(site: Site) -> Learner:
+    c = site.config
+    model, tokenizer = _trained_speech(c, site.folder), _trained_tokenizer(c, site.folder)
+    own = [r for r in gather(site.speech, c.corpora, site.cache) if r.speaker == c.speaker]
+    normalise = model.acoustic.mean, model.acoustic.deviation
+    part = PlannerPart(_new_planner(c, tokenizer), model.flow, normalise, own, tokenizer, c.planner_training,
+                       site.device, c.seed)
+    return Learner(part, c.planner_training.optimizer, site.device)
+
+
+_LEARNERS: dict[PartName, Callable[[Site], Learner]] = {
+    "vocoder": _vocoder, "speech": _speech, "polish": _polish, "tokens": _tokens, "planner": _planner}
+
+
+def _aligned(site: Site) -> tuple[list[Recording], list[Aligned | None]]:
+    recordings: list[Recording] = []
+    aligned: list[Aligned | None] = []
+    for corpus in site.config.corpora:
+        found = gather(site.speech, [corpus], site.cache)
+        recordings += found
+        aligned += align_all(found, site.cache / f"{corpus}.json")
+    strangers = {r.speaker for r in recordings} - set(site.config.speakers)
+    if strangers:
+        raise BadConfig(f"{site.config.name}: `speakers` lacks {', '.join(sorted(strangers))}, heard in its corpora")
+    return recordings, aligned
+
+
+def _speech_model(config: TrainConfig) -> SpeechModel:
+    return SpeechModel(config.acoustic, config.flow, len(SYMBOLS), len(config.speakers))
+
+
+def _trained_speech(config: TrainConfig, folder: Path) -> SpeechModel:
+    model = _speech_model(config)
+    model.load_state_dict(weights(folder, "speech"))
+    return model
+
+
+def _trained_tokenizer(config: TrainConfig, folder: Path) -> SpeechTokenizer:
+    """The recogniser's layers with the trained quantiser."""
+    c = config.tokens_training
+    tokenizer = cut(load(c.recogniser).model, c.layers, c.levels)
+    tokenizer.quantiser.load_state_dict(weights(folder, "tokens"))
+    return tokenizer.eval()
+
+
+def _new_planner(config: TrainConfig, tokenizer: SpeechTokenizer) -> Planner:
+    c = config.planner_training
+    return Planner(PlannerConfig(config.tokens_training.levels, tokenizer.fingerprint(), config.acoustic.condition,
+                                 c.width, c.hidden, c.layers))
+
+
+def weights(folder: Path, name: PartName) -> dict[str, Tensor]:
+    """A part's averaged weights. Raises BadConfig before it has any."""
+    path = folder / f"{name}.pt"
+    if not path.is_file():
+        raise BadConfig(f"{path}: not there yet; train the part {name} first")
+    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
+
+
+def _trained(folder: Path, *names: PartName) -> bool:
+    return all((folder / f"{name}.pt").is_file() for name in names)
+
+
+def export_voice(config: TrainConfig, folder: Path, dtype: Precision) -> Path | None:
+    """Write the voice once vocoder and speech are trained; returns its folder."""
+    if not _trained(folder, "vocoder", "speech"):
+        return None
+    vocoder = weights(folder, "polish" if _trained(folder, "polish") else "vocoder")
+    voice = Voice(VoiceConfig(config.name, len(SYMBOLS), config.speakers, config.speaker, config.acoustic, config.flow,
+                              config.vocoder))
+    voice.load_state_dict(weights(folder, "speech") | {f"vocoder.{name}": t for name, t in vocoder.items()})
+    voice.save(folder / "export", dtype=dtype)
+    return folder / "export"
+
+
+def export_converter(config: TrainConfig, folder: Path, dtype: Precision) -> Path | None:
+    """Write the converter once tokens and planner are trained; returns its folder."""
+    if not _trained(folder, "tokens", "planner"):
+        return None
+    tokenizer = _trained_tokenizer(config, folder)
+    planner = _new_planner(config, tokenizer)
+    planner.load_state_dict(weights(folder, "planner"))
+    converter = Converter(ConverterConfig(f"{config.name}-convert", config.name, tokenizer.config, planner.config))
+    converter.tokenizer, converter.planner = tokenizer, planner
+    converter.save(folder / "convert", dtype=dtype)
+    return folder / "convert"

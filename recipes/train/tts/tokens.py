@@ -1,0 +1,211 @@
+"""Training of the token path: the tokenizer's quantiser, then the planner that draws frames from its tokens.
+
+The quantiser sits between the layers of a shipped recogniser and learns to let through what the layers above need to
+hear the same words; nothing else of the recogniser changes. The planner then learns to draw a voice's frames from the
+tokens of its recordings, and what else the voice's flow, which stays as it is, wants to be told.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import soxr
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from vivavoce.recipes.data import manifest
+from vivavoce.speech import audio
+from vivavoce.speech.asr.model import AsrModel
+from vivavoce.speech.tts import mel
+from vivavoce.speech.tts.flow import Flow, sees
+from vivavoce.speech.tts.planner import FRAMES, Planner
+from vivavoce.speech.tts.tokens import RATE, Quantiser, SpeechTokenizer, TokenizerConfig
+from vivavoce.streaming.buffers import count_mask
+
+from .data import Recording
+from .schedule import OptimizerConfig
+from .speech import WHOLE
+
+Heard = tuple[str, Tensor]  # split, (n,) float32 at 16 kHz
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """recogniser: whose encoder is cut after `layers`; levels: see `TokenizerConfig`; corpora: heard besides those of
+    the voice; seconds: of a batch; lookaheads: drawn for the encoder."""
+
+    recogniser: str = "small-en"
+    corpora: tuple[str, ...] = ()
+    layers: int = 4
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    seconds: float = 30.0
+    lookaheads: tuple[int, ...] = (1, 6, 13)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class PlannerTraining:
+    """width, hidden, layers: of the planner; frames: of a batch; lookahead: of the encoder that makes its tokens."""
+
+    width: int = 192
+    hidden: int = 512
+    layers: int = 4
+    frames: int = 900
+    lookahead: int = 6
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+def cut(recogniser: AsrModel, layers: int, levels: tuple[int, ...]) -> SpeechTokenizer:
+    """A tokenizer of the recogniser's lower layers, a frozen copy, with a new quantiser."""
+    c = recogniser.config
+    encoder = replace(c.encoder, layers=layers, dropout=0.0)
+    tokenizer = SpeechTokenizer(TokenizerConfig(encoder, c.preemphasis, levels))
+    own = tokenizer.encoder.state_dict()
+    tokenizer.encoder.load_state_dict({name: t for name, t in recogniser.encoder.state_dict().items() if name in own})
+    tokenizer.encoder.requires_grad_(False)
+    return tokenizer
+
+
+class TokensPart:
+    """The quantiser in training; a `Part`. The recogniser is frozen."""
+
+    def __init__(self, quantiser: Quantiser, recogniser: AsrModel, heard: Sequence[Heard], config: TokensConfig,
+                 device: torch.device, seed: int) -> None:
+        self.config, self.device, self.seed = config, device, seed
+        self.model: nn.Module = quantiser.to(device)
+        self.recogniser = recogniser.to(device).eval().requires_grad_(False)
+        self.train = [pcm for split, pcm in heard if split == "train"]
+        self.dev = [pcm for split, pcm in heard if split == "dev"]
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        draw = random.Random(self.seed * 1_000_003 + step)
+        pcm: list[Tensor] = []
+        while sum(map(len, pcm)) < self.config.seconds * RATE:
+            pcm.append(draw.choice(self.train))
+        mels, frames = self._features(pcm)
+        lookahead = draw.choice(self.config.lookaheads)
+        with torch.no_grad():
+            middle, wanted, count = self._hear(mels, frames, lookahead)
+        passed, heard, _ = self._hear(mels, frames, lookahead, self.model)
+        inside = count_mask(count, middle.shape[1])[..., None]
+        same = ((passed - middle).square() * inside).sum() / (middle.square() * inside).sum()
+        words = (F.kl_div(heard, wanted, reduction="none", log_target=True).sum(-1, keepdim=True) * inside).sum()
+        return {"same": same, "words": words / inside.sum()}
+
+    def _features(self, pcm: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        samples = torch.tensor([len(p) for p in pcm], device=self.device)
+        together = pad_sequence(list(pcm), batch_first=True).to(self.device)
+        return self.recogniser.features(together, samples)  # type: ignore[no-any-return]
+
+    def _hear(self, mels: Tensor, frames: Tensor, lookahead: int,
+              through: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder frames where the encoder is cut, after `through` has had them, what the layers above make of them,
+        (B, T, pieces + 1) log probabilities, and how many there are."""
+        caught: list[Tensor] = []
+
+        def catch(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            caught.append(output if through is None else through(output))
+            return caught[0]
+
+        hook = self.recogniser.encoder.layers[self.config.layers - 1].register_forward_hook(catch)
+        try:
+            x, count = self.recogniser.encoder(mels, frames, lookahead)
+        finally:
+            hook.remove()
+        assert self.recogniser.ctc is not None
+        return caught[0], self.recogniser.ctc(x), count
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """On dev recordings: share of frames whose likeliest piece stays, and of codes in use."""
+        assert isinstance(model, Quantiser)
+        same, total, used = 0, 0, set()
+        for pcm in self.dev[:40]:
+            mels, frames = self._features([pcm])
+            middle, wanted, _ = self._hear(mels, frames, self.config.lookaheads[-1])
+            _, heard, _ = self._hear(mels, frames, self.config.lookaheads[-1], model)
+            same += int((heard.argmax(-1) == wanted.argmax(-1)).sum())
+            total += heard.shape[1]
+            used |= set(model.fsq.tokens(model.down(middle)).flatten().tolist())
+        return {"pieces kept": same / max(total, 1), "codes used": len(used) / math.prod(self.config.levels)}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class PlannerPart:
+    """The planner in training; a `Part`. The flow is frozen: it says what it wants to be told."""
+
+    def __init__(self, planner: Planner, flow: Flow, normalise: tuple[Tensor, Tensor], recordings: Sequence[Recording],
+                 tokenizer: SpeechTokenizer, config: PlannerTraining, device: torch.device, seed: int) -> None:
+        self.config, self.device, self.seed = config, device, seed
+        self.model: nn.Module = planner.to(device)
+        self.flow = flow.to(device).eval().requires_grad_(False)
+        self.mean, self.deviation = (t.to(device) for t in normalise)
+        pairs = [(r.split, *_paired(r, tokenizer, config.lookahead)) for r in recordings]
+        self.train = [(x, y) for split, x, y in pairs if split == "train"]
+        self.dev = [(x, y) for split, x, y in pairs if split == "dev"]
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        draw = random.Random(self.seed * 1_000_003 + step)
+        chosen: list[tuple[Tensor, Tensor]] = []
+        while sum(len(y) for _, y in chosen) < self.config.frames:
+            chosen.append(draw.choice(self.train))
+        tokens = pad_sequence([x for x, _ in chosen], batch_first=True).to(self.device)
+        frames = pad_sequence([y for _, y in chosen], batch_first=True).to(self.device)
+        count = torch.tensor([len(y) for _, y in chosen], device=self.device)
+        inside = count_mask(count, frames.shape[1])[..., None]
+        real = (frames - self.mean) / self.deviation * inside
+        drawn = self.model(tokens)
+        return {"mean": _square(drawn[..., : mel.WIDTH] - real, inside), "flow": self._told(drawn, real, count, inside)}
+
+    def _told(self, drawn: Tensor, real: Tensor, count: Tensor, inside: Tensor) -> Tensor:
+        t = torch.rand(len(real), device=real.device)
+        told = self.flow.ahead(torch.cat((drawn[..., : mel.WIDTH].detach(), drawn[..., mel.WIDTH :]), dim=-1), count)
+        noisy = (1 - t)[:, None, None] * torch.randn_like(real) + t[:, None, None] * real
+        mask = sees(real.shape[1], self.flow.config, WHOLE, torch.zeros_like(count), count, 0)
+        return _square(self.flow(noisy, t, told, mask, inside) - real, inside)
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Mel distance of the mean frames, in nats, on dev recordings."""
+        far = []
+        for x, y in self.dev[:10]:
+            drawn = model(x[None].to(self.device))[0, :, : mel.WIDTH] * self.deviation + self.mean
+            far.append(float((drawn.cpu() - y)[:, : mel.MELS].abs().mean()))
+        return {"mean mel": sum(far) / len(far)} if far else {}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def _square(error: Tensor, inside: Tensor) -> Tensor:
+    return (error.float().square() * inside).sum() / (inside.sum() * error.shape[-1])
+
+
+def _paired(recording: Recording, tokenizer: SpeechTokenizer, lookahead: int) -> tuple[Tensor, Tensor]:
+    """Its tokens and as many frames as they stand for (at the end, silence is added)."""
+    low = torch.from_numpy(soxr.resample((recording.pcm.float() / 32768).numpy(), mel.RATE, RATE))
+    tokens = tokenizer.tokens(low, lookahead)
+    frames = recording.frames[: FRAMES * len(tokens)]
+    missing = FRAMES * len(tokens) - len(frames)
+    return tokens, torch.cat((frames, frames[-1:].expand(missing, -1)))
+
+
+def listen(speech: Path, corpora: Sequence[str]) -> list[Heard]:
+    """Recordings at 16 kHz, of 1 s to 12 s. Raises BadManifest, BadAudio."""
+    return [(u.split, audio.read(u.path, RATE)) for corpus in corpora for u in manifest.load(speech / corpus)
+            if u.text and 1 < u.seconds < 12]
