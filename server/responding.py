@@ -149,6 +149,7 @@ class Responder:
         if response is None:
             return
         response.touched = now
+        response.at.setdefault("text", now)
         response.error = events.ErrorInfo(type="server_error", code=failed.code, message=failed.message)
         self._write(response, LOST if response.message else SORRY)
         self._written(response)

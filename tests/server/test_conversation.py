@@ -315,6 +315,14 @@ def test_a_model_that_fails_is_apologised_for_aloud() -> None:
     assert "response.created" in types(talk.turn("and now then"))
 
 
+def test_an_apology_is_measured_like_an_answer() -> None:
+    talk = Talk()
+    talk.send("session.update", session={"type": "realtime", "vivavoce": {"stats": True}})
+    talk.turn("what time is it")
+    talk.room(signals.NoReply(talk.last(signals.StartReply).reply, "no"))
+    assert types(talk.speaks(100))[-1] == "vivavoce.stats"
+
+
 def test_a_model_or_voice_that_falls_silent_is_given_up() -> None:
     talk = Talk()
     talk.turn("what time is it")
