@@ -1,8 +1,8 @@
 """The synthesizer: text in as it is written, PCM and the times of its words out, many sessions on one voice.
 
 Text becomes phrases (`phrases`), a phrase is planned at once (`script`, `Voice.plan`), and its frames go through the
-voice's flow and vocoder in chunks, all sessions in one batch. The first chunk is the smallest there is, so that sound
-leaves early; later ones grow, so that a step does more. How text is cut into pushes, when they come and who else speaks
+voice's flow and vocoder in chunks, all sessions in one batch. The first chunks are small, so that sound leaves early;
+later ones grow, so that a step does more. How text is cut into pushes, when they come and who else speaks
 changes nothing: offline is `step` until it is done.
 """
 
@@ -28,7 +28,9 @@ from .script import script
 from .ssml import FASTEST, SLOWEST, Reader
 from .voice import fresh
 
-LONGEST_CHUNK = 40  # frames: 0.8 s of sound is the most that one step makes of a session
+# Of a session's first chunks and then of all others, in chunks of the flow (100 ms): the first leaves early, and each
+# lasts until the next is made, for some sessions at once on a CPU as well.
+CHUNKS = (2, 2, 4, 8)
 
 
 class Plan(Protocol):
@@ -222,8 +224,8 @@ class Synthesizer:
         spare = self._spare(session)
         if session.finished and not session.phrases and spare < self._chunk:
             return 0, True
-        most = min(self._chunk << min(session.chunks, 16), max(LONGEST_CHUNK, self._chunk))
-        return max(0, min(most, spare)) // self._chunk * self._chunk, False
+        most = CHUNKS[min(session.chunks, len(CHUNKS) - 1)]
+        return self._chunk * max(0, min(most, spare // self._chunk)), False
 
     def _spare(self, session: _Session) -> int:
         """Frames that are planned and can be spoken."""
