@@ -248,8 +248,9 @@ def test_a_response_outside_the_conversation_leaves_no_trace() -> None:
     talk = Talk()
     talk.turn("hello there")
     talk.answer("Hi.", 300)
-    talk.send("response.create", response={"conversation": "none", "output_modalities": ["text"], "metadata": {"a": "b"},
-        "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "sum up"}]}]})  # fmt: skip
+    own = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "sum up"}]}
+    talk.send("response.create", response={"conversation": "none", "output_modalities": ["text"],
+                                           "metadata": {"a": "b"}, "input": [own]})  # fmt: skip
     assert [m["content"] for m in talk.last(signals.StartReply).prompt.messages[1:]] == ["sum up"]
     before = len(talk.conversation.history)
     assert "conversation.item.added" not in types([*talk.says("a greeting"), *talk.done()])
@@ -486,7 +487,8 @@ def update(talk: Talk, session: dict[str, Any]) -> None:
     talk.send("session.update", session=session)
 
 
-DETECTION = [None, {"type": "server_vad"}, {"type": "semantic_vad"}, {"type": "server_vad", "interrupt_response": False},
+DETECTION = [None, {"type": "server_vad"}, {"type": "semantic_vad"},
+             {"type": "server_vad", "interrupt_response": False},
              {"type": "server_vad", "idle_timeout_ms": 5000}, {"type": "semantic_vad", "create_response": False}]  # fmt: skip
 SESSIONS: list[dict[str, Any]] = [
     *({"type": "realtime", "audio": {"input": {"turn_detection": d}}} for d in DETECTION),
@@ -526,11 +528,13 @@ STEPS = st.one_of(
     st.tuples(st.just("plain"), st.sampled_from(["input_audio_buffer.commit", "input_audio_buffer.clear",
                                                  "response.create", "response.cancel", "output_audio_buffer.clear"])),
     st.tuples(st.just("item"), st.sampled_from(["conversation.item.retrieve", "conversation.item.delete"]), back),
-    st.tuples(st.just("truncate"), st.sampled_from(["conversation.item.truncate", "vivavoce.output_audio.played"]), back,
+    st.tuples(st.just("truncate"),
+              st.sampled_from(["conversation.item.truncate", "vivavoce.output_audio.played"]), back,
               st.sampled_from([0, 90, 2000, 10**6])),
     st.tuples(st.just("create"), st.sampled_from(["nobody", "root", None]), st.sampled_from([None, "mine"])),
     st.tuples(st.just("frame"), st.one_of(st.text(max_size=20), st.binary(max_size=9), st.sampled_from([
-        "{}", "[]", "null", '{"type":1}', '{"type":"response.create","response":{"input":[{"type":"item_reference","id":"x"}]}}',
+        "{}", "[]", "null", '{"type":1}',
+        '{"type":"response.create","response":{"input":[{"type":"item_reference","id":"x"}]}}',
     ]))),
     st.tuples(st.just("greet")),
 )  # fmt: skip
