@@ -489,7 +489,8 @@ def update(talk: Talk, session: dict[str, Any]) -> None:
 
 DETECTION = [None, {"type": "server_vad"}, {"type": "semantic_vad"},
              {"type": "server_vad", "interrupt_response": False},
-             {"type": "server_vad", "idle_timeout_ms": 5000}, {"type": "semantic_vad", "create_response": False}]  # fmt: skip
+             {"type": "server_vad", "idle_timeout_ms": 5000},
+             {"type": "semantic_vad", "create_response": False}]  # fmt: skip
 SESSIONS: list[dict[str, Any]] = [
     *({"type": "realtime", "audio": {"input": {"turn_detection": d}}} for d in DETECTION),
     {"type": "realtime", "output_modalities": ["text"]},

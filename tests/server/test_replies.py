@@ -74,8 +74,8 @@ def test_text_comes_in_pieces_with_its_usage() -> None:
 
 def test_a_tool_call_comes_in_pieces() -> None:
     first = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}
-    got = ask(answers(stream(chunk(tool_calls=[first]), chunk(tool_calls=[{"index": 0, "function": {"arguments": "{}"}}]),
-                             end("tool_calls"))))  # fmt: skip
+    more = {"index": 0, "function": {"arguments": "{}"}}
+    got = ask(answers(stream(chunk(tool_calls=[first]), chunk(tool_calls=[more]), end("tool_calls"))))
     assert got[:2] == [signals.Called(7, 0, "", "f", "c1"), signals.Called(7, 0, "{}")]
     assert isinstance(got[2], signals.Replied)
 
