@@ -121,7 +121,7 @@ export class View {
   }
 
   captionDelay(value) {
-    this.delay(value, (n) => `from a word's end to its showing, median of ${n}`);
+    this.delay(value, (n) => `from a sound to its text, median of ${n}`);
   }
 
   replyDelay(value) {

@@ -443,18 +443,25 @@ def shipped() -> Loaded:
     return checkpoint.load(MODEL)
 
 
-@pytest.fixture(scope="module")
-def recognizer(shipped: Loaded) -> Callable[[int], Recognizer]:
-    return lambda slots: Recognizer(shipped.model, shipped.tokenizer, slots=slots, ngram=shipped.ngram)
+def hearing(loaded: Loaded) -> Callable[[int], Recognizer]:
+    return lambda slots: Recognizer(loaded.model, loaded.tokenizer, slots=slots, ngram=loaded.ngram)
 
 
 @pytest.fixture(scope="module")
-def real(recognizer: Callable[[int], Recognizer]) -> Iterator[str]:
-    """The whole server, with a voice that hums and a model that says a long sentence."""
+def listener(shipped: Loaded) -> Iterator[str]:
+    """The server, as it hears with the shipped model."""
+    with running(app.build(House.build(MODEL, hearing(shipped), Vad.load(), places=2))) as address:
+        yield f"http://{address}/"
+
+
+@pytest.fixture
+def talker(loaded: Loaded) -> Iterator[str]:
+    """The server with a recogniser that babbles whenever somebody speaks, a voice that hums, and much to say."""
     script = Script([[("so " * 3000).strip()]] * 9)
     with running(script.app()) as model:
         replies = EndpointReplies(f"http://{model}/v1")
-        house = House.build(MODEL, recognizer, Vad.load(), places=2, synthesizer=Hum(), speaker="hum", replies=replies)
+        house = House.build("tiny", hearing(loaded), Vad.load(), places=2, synthesizer=Hum(), speaker="hum",
+                            replies=replies)  # fmt: skip
         with running(app.build(house)) as address:
             yield f"http://{address}/"
 
@@ -482,11 +489,11 @@ def wav(rate: int, *pieces: np.ndarray | float) -> bytes:
 
 @pytest.mark.parametrize("source", [spoken, recorded])
 def test_real_speech_is_captioned(
-    real: str, recognizer: Callable[[int], Recognizer], tmp_path: Path, source: Callable[[], tuple[np.ndarray, int]]
+    listener: str, shipped: Loaded, tmp_path: Path, source: Callable[[], tuple[np.ndarray, int]]
 ) -> None:
     pcm, rate = source()
     (tmp_path / "speech.wav").write_bytes(wav(rate, 0.5, pcm, 2.0))
-    with browser(tmp_path / "profile", tmp_path / "speech.wav") as chrome, chrome.open(real) as tab:
+    with browser(tmp_path / "profile", tmp_path / "speech.wav") as chrome, chrome.open(listener) as tab:
         tab.size(1280, 800)
         tab.run(UNTOUCHED)
         tab.click("#go")
@@ -498,7 +505,7 @@ def test_real_speech_is_captioned(
         shown = tab.run("vivavoce.transcript.toText()")
         assert tab.errors == []
     at_16k = torch.from_numpy(soxr.resample(pcm, rate, 16000).astype(np.float32))
-    alone = recognizer(1).transcribe(at_16k, lookahead=6).text
+    alone = hearing(shipped)(1).transcribe(at_16k, lookahead=6).text
     assert score(alone, shown).words.rate < 0.7, (alone, shown)  # utterances begin elsewhere than the file
 
 
@@ -513,9 +520,10 @@ SAYING = """(async (wav) => {
         source.start(); }; })"""
 
 
-def test_a_real_conversation_falls_silent_and_gives_way_to_words(real: str, chrome: Browser) -> None:
+@pytest.mark.slow  # the whole of it in real time, which a busy machine stretches
+def test_a_real_conversation_falls_silent_and_gives_way_to_words(talker: str, chrome: Browser) -> None:
     pcm, rate = spoken()
-    with chrome.open(real) as tab:
+    with chrome.open(talker) as tab:
         tab.run(f"{SAYING}('{base64.b64encode(wav(rate, pcm)).decode()}')")
         talk(tab)
         tab.until(LISTENING)
