@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from babble import noise
-from serving import running
+from serving import resident, running
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -144,12 +142,6 @@ def on(application: Any, awaited: Coroutine[Any, Any, None]) -> None:
 def sent(pcm: np.ndarray) -> np.ndarray:
     """What arrives of it in 16 bits."""
     return np.frombuffer(pcm16(pcm), "<i2").astype(np.float32) / 32768
-
-
-def resident() -> int:
-    """Bytes of memory this process has, where the system tells."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 0
 
 
 def test_who_behaves_gets_its_words_whatever_the_others_do(recognizer: Make) -> None:
