@@ -23,6 +23,7 @@ from vivavoce.streaming.errors import StateMismatch, UnknownSlot, VivaVoceError
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State, slots_tensor
 
+from .graphs import DecodeGraphs
 from .model import DecoderState, LanguageModel
 from .sampling import SamplerState, Sampling, sample
 
@@ -139,6 +140,9 @@ class LlmEngine:
         self.model, self.budget, self.chunk = model, budget, chunk
         self._engine: Engine[EngineState] = Engine(_Whole(model), slots)
         self._sessions: dict[Slot, Session] = {}
+        state = self._engine.state.decoder
+        able = model.policy.steady and model.policy.limit is None and state.cache.length.is_cuda
+        self.graphs = DecodeGraphs(model, state) if able else None
 
     @property
     def free(self) -> int:
@@ -266,7 +270,10 @@ class LlmEngine:
             tokens[slot.index][:n] = session.turn[session.fed : session.fed + n]
             counts[slot.index] = n
         rows, valid = torch.tensor(tokens, device=device), torch.tensor(counts, device=device)
-        hidden, _ = self.model.step(rows, state.decoder, valid, torch.zeros_like(valid, dtype=torch.bool))
+        if self.graphs is not None and longest == 1:
+            hidden = self.graphs(rows[:, 0], counts)[:, None]
+        else:
+            hidden, _ = self.model.step(rows, state.decoder, valid, torch.zeros_like(valid, dtype=torch.bool))
         for slot, n in take.items():
             self._sessions[slot].fed += n
         ready = [slot for slot in take if self._sessions[slot].replying and not self._sessions[slot].feedable]

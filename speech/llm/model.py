@@ -221,14 +221,13 @@ class LanguageModel:
         inactive rows give being meaningless. The policy must be steady. used: as for `CacheState.append_one`."""
         cache, policy = state.cache, self.policy
         new = cache.append_one(policy, first, active, used)
-        attend = self._decode_turned(cache, new) if self.turned else self._decode_plain(cache, new)
+        attend = self._decode_turned(cache, new, first) if self.turned else self._decode_plain(cache, new, first)
         return self.decoder.run(x, attend)
 
-    def _decode_plain(self, cache: CacheState, new: OneEach) -> Attend:
+    def _decode_plain(self, cache: CacheState, new: OneEach, first: int) -> Attend:
         positions = self.policy.positions(cache, new.slots, new.index, new.entry[:, None])
-        used = new.visible.shape[1]
-        positions = positions._replace(key=positions.key[:, :used])
-        first, end = int(new.slots[0]), int(new.slots[-1]) + 1
+        n, used = new.visible.shape
+        positions, end = positions._replace(key=positions.key[:, :used]), first + n
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.write(layer, new, k, v)
@@ -239,10 +238,10 @@ class LanguageModel:
 
         return attend
 
-    def _decode_turned(self, cache: CacheState, new: OneEach) -> Attend:
+    def _decode_turned(self, cache: CacheState, new: OneEach, first: int) -> Attend:
         """Attention over keys turned by index. Sinks stay near while the stream moves on: they are turned anew."""
         n, used = new.visible.shape
-        first, end = int(new.slots[0]), int(new.slots[0]) + n
+        end = first + n
         angles = self.turns(new.index)
         self._bring_sinks(cache, new, first, end)
         dtype = cache.turned.dtype  # the least number rather than -inf: a row that sees nothing stays finite
