@@ -204,7 +204,7 @@ def test_behind_a_gate_every_decoder_streams_as_it_transcribes_through_a_snapsho
 
 def test_the_gate_can_be_left_open() -> None:
     shut, pcm = make_recognizer(gate=Gate(full=1.0, weight=1e5)), noise(30_000)
-    opened = Recognizer(shut.model, TOKENIZER, gate=False)
+    opened = Recognizer(shut.model, TOKENIZER, decoder="ctc", gate=False)
     assert shut.transcribe(pcm).words == ()
     assert same(opened.transcribe(pcm).words, make_recognizer().transcribe(pcm).words)
 
