@@ -66,6 +66,17 @@ TITLES = {
     "Ft": "fort",
     "Mt": "mount",
 }
+# Right after a number.
+_MEASURES = {
+    "km/h": "kilometer", "mph": "mile", "km": "kilometer", "cm": "centimeter", "mm": "millimeter", "kg": "kilogram",
+    "mg": "milligram", "lbs": "pound", "lb": "pound", "oz": "ounce", "ft": "foot", "yd": "yard", "mi": "mile",
+    "ml": "milliliter", "gb": "gigabyte", "mb": "megabyte", "kb": "kilobyte", "tb": "terabyte", "ghz": "gigahertz",
+    "mhz": "megahertz", "khz": "kilohertz", "hz": "hertz", "kw": "kilowatt", "hrs": "hour", "hr": "hour",
+    "mins": "minute", "secs": "second", "ms": "millisecond", "°f": "degree", "°c": "degree",
+}  # fmt: skip
+_MEASURE_ENDS = {"km/h": " an hour", "mph": " an hour", "°f": " fahrenheit", "°c": " celsius"}
+_MANY = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion", "tn": "trillion"}
+_PARTS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 8: "eighth"}
 _FOLD = str.maketrans(
     {
         **dict.fromkeys("‘’‛′`´ʼ", "'"),
@@ -172,6 +183,34 @@ def _slashed_date(m: re.Match[str]) -> str:
     return f" {MONTHS[month - 1]} {ordinal(day)} {year(int(m['year']))} "
 
 
+def _day_first(m: re.Match[str]) -> str:
+    day = int(m["day"])
+    if not 1 <= day <= 31:
+        return m[0]
+    return f" {ordinal(day)} of {m['month'].lower()} " + (f"{year(int(m['year']))} " if m["year"] else "")
+
+
+def _measure(m: re.Match[str]) -> str:
+    unit = m["unit"].lower()
+    name = _MEASURES[unit]
+    one = m["number"] == "1"
+    plural = {"foot": "feet"}.get(name, name if name.endswith("hertz") else f"{name}s")
+    return f"{m['number']} {name if one else plural}{_MEASURE_ENDS.get(unit, '')} "
+
+
+def _fraction(m: re.Match[str]) -> str:
+    top, bottom = int(m["top"]), int(m["bottom"])
+    if top >= bottom:
+        return m[0]
+    name = _PARTS[bottom]
+    whole = f"{m['whole']} and " if m["whole"] else ""
+    return f" {whole}{cardinal(top) if top > 1 or not whole or name != 'half' else 'a'} {name}{'s' * (top > 1)} "
+
+
+def _range(m: re.Match[str]) -> str:
+    return f"{m[1]} to {m[2]}" if int(m[1]) < int(m[2]) else m[0]
+
+
 def _code(m: re.Match[str]) -> str:
     return m[0] if m[2].endswith("00") else f"{m[1]} {digits(m[2])} "
 
@@ -197,9 +236,22 @@ _CASED: tuple[_Rule, ...] = (
     _rule(r"\bSt\.", "street ", re.RegexFlag(0)),
     _rule(rf"\b({'|'.join(TITLES)})\.", _title, re.RegexFlag(0)),
     _rule(r"\bNo\.\s*(?=\d)", "number ", re.RegexFlag(0)),
+    _rule(
+        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)? (?P<month>{'|'.join(map(str.title, MONTHS))})\b"
+        r"(?:,? (?P<year>[12]\d{3})\b)?",
+        _day_first,
+        re.RegexFlag(0),
+    ),
 )
 # The order counts: each rule eats what a later, more general one would misread.
 _NUMERIC: tuple[_Rule, ...] = (
+    _rule(r"([$£€¥])\.(?=\d)", r"\g<1>0."),
+    _rule(
+        rf"(?P<unit>[$£€¥])\s?(?P<number>(?:{_NUMBER})(?:\.\d+)?)(?P<many>k|m|bn?|tn)\b",
+        lambda m: f"{m['unit']}{m['number']} {_MANY[m['many'].lower()]}",
+    ),
+    _rule(rf"\b(?P<number>(?:{_NUMBER})(?:\.\d+)?)\s?(?P<unit>{'|'.join(_MEASURES)})(?![\w/])", _measure),
+    _rule(r"(?<![\d/.])(?:(?P<whole>\d{1,3})[ -])?(?P<top>[1-7])/(?P<bottom>[23458])(?![\d/])", _fraction),
     _rule(
         rf"(?P<unit>[$£€¥])\s?(?P<whole>{_NUMBER})(?:\.(?P<cents>\d+))?"
         r"(?:\s?(?P<scale>hundred|thousand|million|billion|trillion))?\b",
@@ -215,6 +267,7 @@ _NUMERIC: tuple[_Rule, ...] = (
     ),
     _rule(r"(?:\+?1[-. ])?\(?\b(\d{3})\)?[-. ](\d{3})[-.](\d{4})\b", lambda m: f" {digits(m[0])} "),
     _rule(r"\b\d{3}-\d{4}\b", lambda m: f" {digits(m[0])} "),
+    _rule(r"(?<![\w-])(\d{1,4})-(\d{1,4})(?![\w-])", _range),
     _rule(r"\b((?:code|dial|extension|password|pin|zip|(?:order|phone) number)(?: is)?)\s+(\d{3,})\b", _code),
     _rule(rf"\b({_NUMBER})(?:st|nd|rd|th)\b", lambda m: f" {ordinal(int(m[1].replace(',', '')))} "),
     _rule(r"(?:\b|')(\d\d|1\d\d0|20\d0)'?s\b", _decade),

@@ -187,7 +187,8 @@ class Synthesizer:
         slot = alone.open(rate=rate, seed=seed)
         alone.push(slot, text)
         alone.finish(slot)
-        pcm, words = [], []
+        pcm: list[Tensor] = []
+        words: list[SpokenWord] = []
         while True:
             speech = alone.step()[slot]
             pcm.append(speech.pcm)
