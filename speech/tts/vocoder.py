@@ -148,17 +148,26 @@ class Vocoder(nn.Module):
         knots = torch.cat((first[:, None], after), dim=1)
         before = knots[:, :-1]
         turns = (before + after) * (mel.HOP / 2 / mel.RATE)
-        starts = torch.cat((state.phase[:, None], state.phase[:, None] + turns.cumsum(1)), dim=1)
+        starts = state.phase[:, None] + turns.cumsum(1) - turns
+        starts = starts - _since(x[..., mel.VOICED] < 0.5, starts)
         last = valid[:, None]
-        state.phase.copy_(take_items(starts, last)[:, 0] % 1.0)
+        state.phase.copy_(take_items(torch.cat((state.phase[:, None], starts + turns), dim=1), last)[:, 0] % 1.0)
         state.pitch.copy_(take_items(knots, last)[:, 0])
         s = torch.arange(1, mel.HOP + 1, device=x.device, dtype=torch.float64)
         hertz = before[..., None] + (after - before)[..., None] * (s / mel.HOP)
-        phase = starts[:, :-1, None] + (before[..., None] + hertz) * (s / 2 / mel.RATE)
+        phase = starts[..., None] + (before[..., None] + hertz) * (s / 2 / mel.RATE)
         pulses = _pulses(phase.flatten(1), hertz.flatten(1))
         sample = mel.HOP * state.frames[:, None] + torch.arange(pulses.shape[1], device=x.device)
         noise = (uniform(state.seed[:, None], sample) - 0.5) * math.sqrt(12.0)
         return torch.stack((pulses, noise), dim=-1).to(x.dtype)
+
+
+def _since(unvoiced: Tensor, starts: Tensor) -> Tensor:
+    """(slots, n): where phase stood at the last unvoiced frame, 0 before the first. Phase begins anew there, unheard,
+    so that what rounding does to the pitch adds up over a syllable and no longer."""
+    place = torch.arange(starts.shape[1], device=starts.device).expand_as(unvoiced)
+    latest = torch.where(unvoiced, place, -1).cummax(1).values
+    return torch.where(latest < 0, 0.0, starts.gather(1, latest.clamp(min=0)))
 
 
 def _pulses(phase: Tensor, hertz: Tensor) -> Tensor:

@@ -89,6 +89,18 @@ def test_training_reaches_every_weight() -> None:
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.parameters())
 
 
+def test_phase_begins_anew_where_nothing_is_voiced() -> None:
+    """So a wrong pitch long ago leaves no trace in a later syllable."""
+    model = vocoder(torch.float64)
+    x = frames(40).double()
+    x[15:18, mel.VOICED] = 0
+    other = x.clone()
+    other[:10, mel.PITCH] += 0.01
+    a, b = one_pass(model, x), one_pass(model, other)
+    assert worst(a[25 * mel.HOP :], b[25 * mel.HOP :]) < 1e-9
+    assert worst(a[: 10 * mel.HOP], b[: 10 * mel.HOP]) > 1e-3
+
+
 def test_windows_add_up_to_one() -> None:
     window = torch.hann_window(TAIL + SHIFT, dtype=torch.float64).square().view(-1, SHIFT).sum(0)
     assert torch.allclose(window, torch.full_like(window, OVERLAP))
