@@ -1,4 +1,4 @@
-"""Takes the picture of the page for the documents: `VIVAVOCE_DATA=data python -P tests/photograph.py docs/page.png`.
+"""Takes the picture of the page for the documents: `VIVAVOCE_DATA=data python tests/photograph.py docs/page.png`.
 
 A real browser on a real server captions a recording (or, without VIVAVOCE_DATA, a sentence by espeak-ng).
 """
