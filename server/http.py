@@ -170,7 +170,8 @@ class Endpoints:
                 self.house.metrics.audio_out.inc(len(spoken.pcm) / encoder.rate)
                 if block := encoder.push(spoken.pcm):
                     yield block
-            yield encoder.finish()
+            if rest := encoder.finish():
+                yield rest
         finally:
             speaker.close()
 

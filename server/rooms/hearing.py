@@ -69,6 +69,7 @@ class Hearing:
     lookahead: int
     slot: Slot | None = None  # from its first chunk on
     queue: deque[Pcm] = field(default_factory=deque)
+    times: deque[float] = field(default_factory=deque)  # when each of them came
     held: int = 0  # samples in the queue
     arrived: float = 0.0  # when the newest of them came
     taken: int = 0  # samples given to the recogniser
@@ -102,6 +103,7 @@ class Hearing:
         if self.closed or self.ending or not len(pcm):
             return
         self.queue.append(pcm)
+        self.times.append(self.room.now())
         self.held += len(pcm)
         self.arrived = self.room.now()
         if self.began is None:
@@ -121,6 +123,7 @@ class Hearing:
         if not self.closed:
             self.closed = True
             self.queue.clear()
+            self.times.clear()
             self.room.dismiss(self)
 
     @property
@@ -137,8 +140,17 @@ class Hearing:
     def ready_at(self) -> float:
         """When its chunk could have been computed had it come at the speed of speech: a client that sends faster gets
         what time is left over and takes none from those that speak."""
-        said = (self.began or 0.0) + self.room.clock.seconds(self.taken + min(self.wanted, self.held))
-        return max(self.arrived, said)
+        samples = min(self.wanted, self.held)
+        said = (self.began or 0.0) + self.room.clock.seconds(self.taken + samples)
+        return max(self._came(samples), said)
+
+    def _came(self, samples: int) -> float:
+        """When the last of the next so many samples came; for the end of a stream, when that was known."""
+        for pcm, at in zip(self.queue, self.times, strict=True):
+            samples -= len(pcm)
+            if samples <= 0:
+                return at
+        return self.arrived
 
     @property
     def deadline(self) -> float:
@@ -149,9 +161,10 @@ class Hearing:
         """The oldest samples of the queue, as many as there are of those asked for."""
         parts: list[Pcm] = []
         while samples and self.queue:
-            part = self.queue.popleft()
+            part, at = self.queue.popleft(), self.times.popleft()
             if len(part) > samples:
                 self.queue.appendleft(part[samples:])
+                self.times.appendleft(at)
                 part = part[:samples]
             parts.append(part)
             samples -= len(part)
@@ -236,9 +249,9 @@ class HearingRoom(Room):
         self.observe(Step(self.name, len(rows), done - began, max(late)))
         for row, update, lag in zip(rows, updates, late, strict=True):
             row.frames += row.lookahead + 1
-            row.sink(Heard(row.taken, update.stable, update.tail, len(fed[row]), lag, row in final))
             if row in final:
                 row.leave()
+            row.sink(Heard(row.taken, update.stable, update.tail, len(fed[row]), lag, row in final))
         return True
 
     def _choose(self) -> list[Hearing]:

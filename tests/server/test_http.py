@@ -85,7 +85,7 @@ def test_the_official_client_gets_words_as_they_are_heard(client: openai.OpenAI,
 def test_the_official_client_has_a_text_spoken(client: openai.OpenAI, form: Any) -> None:
     said = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format=form).read()
     if form == "pcm":
-        assert said == pcm16(hum(TEXT))
+        assert said == pcm16(np.concatenate([hum(w) for w in ("and ", "so ", "they ", "sailed ", "away")]))
     elif form == "flac":
         assert said.startswith(b"fLaC")
     else:
