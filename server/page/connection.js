@@ -1,8 +1,8 @@
 // The socket: events of the OpenAI Realtime protocol as objects, PCM16 as binary frames. It comes back by itself after
 // a break, into the same session where the server gave a resume token, and keeps what was recorded meanwhile.
 
-const KEPT = 10 * 24000; // samples recorded during a break that are still sent afterwards
-const BEHIND = 5 * 48000; // bytes waiting in a socket that is too slow to go on with
+const KEPT = 30 * 24000; // samples recorded during a break that are still sent afterwards
+const BEHIND = 2 * 48000; // bytes in a socket from which on sound rather waits here, where a break does not lose it
 const LAST_WORDS = 5000; // ms without a word from the server after which none is expected
 const DELAYS = [250, 500, 1000, 2000, 4000, 8000]; // ms before each attempt; then it is up to the user
 
@@ -70,9 +70,7 @@ export class Connection {
     this.session = id;
     if (!resumed) this.sent = 0;
     this.onState("open", { resumed });
-    const kept = this.kept;
-    [this.kept, this.keptSamples] = [[], 0];
-    for (const pcm of kept) this.append(pcm);
+    this.flush();
   }
 
   send(event) {
@@ -82,15 +80,23 @@ export class Connection {
   /** Int16Array of 24 kHz PCM. */
   append(pcm) {
     if (this.ended) return;
-    if (this.ready && this.socket.readyState === WebSocket.OPEN) {
-      this.socket.send(pcm);
-      this.sent += pcm.length;
-      if (this.socket.bufferedAmount > BEHIND) this.socket.close(4000, "too slow");
-      return;
-    }
     this.kept.push(pcm);
     this.keptSamples += pcm.length;
-    while (this.keptSamples > KEPT) this.keptSamples -= this.kept.shift().length;
+    this.flush();
+    if (this.keptSamples <= KEPT) return;
+    this.keptSamples -= this.kept.shift().length;
+    if (this.ready) this.socket.close(4000, "nothing goes through"); // perhaps another connection does better
+  }
+
+  /** Sends what waits, as far as the line takes it. */
+  flush() {
+    while (this.kept.length && this.ready && this.socket.readyState === WebSocket.OPEN) {
+      if (this.socket.bufferedAmount > BEHIND) return;
+      const pcm = this.kept.shift();
+      this.socket.send(pcm);
+      this.sent += pcm.length;
+      this.keptSamples -= pcm.length;
+    }
   }
 
   lost() {
