@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 Sink = Callable[[signals.Said | signals.Called | signals.Replied | signals.NoReply], None]
 Message = dict[str, Any]
+GO_ON = "Go on."  # what stands for the user's words when a reply is wanted and there are none
 LONGEST = 256  # tokens of a reply that has no limit of its own: about a minute and a half of speech
 
 
@@ -72,7 +73,13 @@ class ThinkingRoom(Room):
         if self.assistant.idle:
             return False
         began = self.now()
-        pieces = self.assistant.step()
+        try:
+            pieces = self.assistant.step()
+        except Exception as e:  # whatever the model raises ends these replies, not the room
+            log.exception("a step of the %s room failed for %d replies", self.name, len(self._replying))
+            for replying in list(self._replying.values()):
+                self._fail(replying, str(e))
+            return True
         if pieces:
             self.observe(Step(self.name, len(pieces), self.now() - began))
         for piece in pieces:
@@ -130,17 +137,22 @@ class ThinkingRoom(Room):
             thinking.sink(signals.Said(reply, piece.text))
         if piece.done == "failed":
             thinking.conversation = None  # the assistant has closed it
+            del self._replying[piece.conversation]
             self.leave()
-            self._end(thinking, piece.conversation)
-            thinking.sink(signals.NoReply(reply, str(piece.error)))
+            self._fail(thinking, str(piece.error))
         elif piece.done is not None:
             self._end(thinking)
             thinking.sink(signals.Replied(reply, "length" if piece.done in ("length", "full") else "end"))
 
-    def _end(self, thinking: Thinking, conversation: Conversation | None = None) -> None:
-        conversation = conversation or thinking.conversation
-        assert conversation is not None
-        self._replying.pop(conversation, None)
+    def _fail(self, thinking: Thinking, message: str) -> None:
+        reply = thinking.reply
+        self._forget(thinking)
+        if reply is not None:
+            thinking.sink(signals.NoReply(reply, message))
+
+    def _end(self, thinking: Thinking) -> None:
+        assert thinking.conversation is not None
+        del self._replying[thinking.conversation]
         thinking.reply = None
         thinking.known += [_message("user", thinking.turn), _message("assistant", thinking.said.strip())]
 
@@ -183,7 +195,7 @@ def parts(prompt: signals.Prompt) -> tuple[str, list[Message], str]:
     said = [m for m in prompt.messages if m["role"] in ("user", "assistant") and not m.get("tool_calls")]
     system = "\n".join(m["content"] for m in prompt.messages if m["role"] == "system")
     last = max((i + 1 for i, m in enumerate(said) if m["role"] == "assistant"), default=0)
-    return system, _joined(said[:last]), " ".join(m["content"] for m in said[last:])
+    return system, _joined(said[:last]), " ".join(m["content"] for m in said[last:]) or GO_ON
 
 
 def _joined(messages: Sequence[Any]) -> list[Message]:
