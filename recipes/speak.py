@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import io
 import json
 import queue
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from rich.console import Console
@@ -120,7 +121,8 @@ def from_stdin() -> Texts:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read() -> None:
-        while piece := sys.stdin.buffer.read1(1 << 16):
+        source = cast(io.BufferedReader, sys.stdin.buffer)  # which gives what there is, not what would fill a block
+        while piece := source.read1(1 << 16):
             texts.put(decoder.decode(piece))
         texts.put(None)
 
