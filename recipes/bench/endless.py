@@ -67,7 +67,6 @@ def policies(window: int) -> Mapping[str, CachePolicy]:
     """Alike in how many tokens a query sees."""
     return {
         f"4 sinks + ring of {window - 4}": SinkRing(4, window - 4, SLACK),
-        f"1 sink + ring of {window - 1}": SinkRing(1, window - 1, SLACK),
         f"window of {window}": Window(window=window, slack=SLACK),
     }
 

@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vivavoce.recipes import chat
 from vivavoce.recipes.chat import main
+from vivavoce.speech.checkpoint import locate
 from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.speech.llm.assistant import Assistant
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.hub import save
+from vivavoce.speech.llm.hub import MODEL_TYPE, save
 from vivavoce.speech.llm.model import Decoder
 from vivavoce.speech.llm.retrieval import FILE, Exchange, Replies
 
@@ -114,3 +115,17 @@ def test_wrong_options_are_named(folder: Path, capsys: pytest.CaptureFixture[str
         assert wrong[0] in capsys.readouterr().err
     with pytest.raises(BadCheckpoint, match="no such model"):
         main(["--model", "nowhere"])
+
+
+def test_the_model_that_ships_makes_small_talk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        locate("chat-en", (MODEL_TYPE,))
+    except BadCheckpoint:
+        pytest.skip("no language model ships with this checkout")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello!\nI want to book a table for two in Fresno\n"))
+    assert main([]) == 0
+    hello, booking = capsys.readouterr().out.splitlines()
+    assert hello == "Hello! How are you today?"
+    assert len(booking.split()) > 1

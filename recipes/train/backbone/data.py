@@ -12,6 +12,7 @@ import lzma
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +30,7 @@ ASSISTANT, PROSE = "<|assistant|>", "<|prose|>"
 CONTROL = (SINK, END, SYSTEM, USER, ASSISTANT, PROSE, "<|heard|>", "<|text|>", "<|speech|>", "<|pause|>")
 """Tokens that stand for something; the last four wait for second passes and for speech."""
 TEMPLATE = (
-    SINK + "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}" + END + "{% endfor %}"
+    SINK + "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}" + END + "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )
 SMALL_TALK = Path(__file__).with_name("small_talk.toml")
@@ -161,9 +162,9 @@ class TrainingData:
     ) -> None:
         """kept: a folder in which the tokens lie, or are put, so that a run resumes at once."""
         self.config, self.seed = config, seed
-        self.sink = tokenizer.token_to_id(SINK)
+        self.sink = tokenizer.get_vocab()[SINK]
         self.sources = [
-            _kept(kept, name, file, config, lambda n=name, f=file: _source(n, f, config, tokenizer, seed))
+            _kept(kept, name, file, config, partial(_source, name, file, config, tokenizer, seed))
             for name, file in corpora(root, config)
         ]
         weights = np.array([source.share * len(source.tokens) for source in self.sources])

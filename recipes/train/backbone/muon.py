@@ -23,7 +23,8 @@ def orthogonal(x: Tensor, rounds: int = 5) -> Tensor:
     for _ in range(rounds):
         square = y @ y.T
         y = a * y + (b * square + c * (square @ square)) @ y
-    return y if x.shape[0] <= x.shape[1] else y.T
+    out: Tensor = y if x.shape[0] <= x.shape[1] else y.T
+    return out
 
 
 class Muon(torch.optim.Optimizer):
@@ -42,7 +43,8 @@ class Muon(torch.optim.Optimizer):
                     self._update(p, group)
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        kept = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        assert p.grad is not None
+        kept: Tensor = self.state[p].setdefault("momentum", torch.zeros_like(p))
         kept.lerp_(p.grad, 1 - group["momentum"])
         step = orthogonal(torch.lerp(p.grad, kept, group["momentum"]))
         p.mul_(1 - group["lr"] * group["weight_decay"])

@@ -90,7 +90,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.device, self.step_count = config, device, 0
         size = tokenizer.get_vocab_size()
-        self.model = Decoder(config.model.decoder(size, (tokenizer.token_to_id(END),))).to(device)
+        self.model = Decoder(config.model.decoder(size, (tokenizer.get_vocab()[END],))).to(device)
         for layer in self.model.layers:  # residual branches begin small
             nn.init.zeros_(layer.attention.out.weight)
             nn.init.zeros_(layer.down.weight)

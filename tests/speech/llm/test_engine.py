@@ -344,3 +344,35 @@ def test_words_that_changed_too_long_ago_are_refused() -> None:
     engine.revise(slot, [*prompt[:4], 8])
     engine.reply(slot, max_tokens=1)
     assert len(tokens(run(engine), slot)) == 1
+
+
+def test_a_reply_that_is_given_is_said_as_it_is_and_remembered_as_if_it_had_been_drawn() -> None:
+    model, given = machine(), [7, 3, 11]
+    engine = LlmEngine(model, 2)
+    slot, other = engine.open("given"), engine.open("drawn")
+    engine.extend(slot, [1, 2])
+    engine.extend(other, [1, 2])
+    engine.reply(slot, max_tokens=6, ends=(), given=given)
+    engine.reply(other, max_tokens=4, ends=())
+    events = run(engine)
+    assert tokens(events, slot) == given + alone(model, [1, 2, *given], 3, end=-1)
+    assert tokens(events, other) == alone(model, [1, 2], 4, end=-1)
+    engine.extend(slot, [5])
+    with pytest.raises(BadToken):
+        engine.reply(slot, given=[VOCABULARY])
+    engine.reply(slot, max_tokens=1, given=[END, 1])
+    assert tokens(run(engine), slot) == [END]
+
+
+def test_waiting_tells_what_ticks_have_still_to_do() -> None:
+    engine = LlmEngine(machine(), 1, chunk=4)
+    slot = engine.open("a")
+    engine.extend(slot, [1] * 10)
+    assert engine.waiting(slot) == 9  # the last one waits for the reply
+    engine.tick()
+    assert engine.waiting(slot) == 5
+    run(engine)
+    assert engine.waiting(slot) == 0
+    engine.close(slot)
+    with pytest.raises(UnknownSlot):
+        engine.waiting(slot)
