@@ -85,7 +85,7 @@ class Acoustic(nn.Module):
         x = self.dropout(self.phone(phones)) + self.speaker(speaker)[:, None]
         for layer in self.phone_layers:
             x = layer(x, inside)
-        return x * inside[..., None]
+        return x * inside[..., None]  # type: ignore[no-any-return]
 
     def log_durations(self, read: Tensor) -> Tensor:
         return self.duration(read)[..., 0]  # type: ignore[no-any-return]

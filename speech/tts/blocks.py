@@ -27,7 +27,8 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """memory: (B, kernel - 1, width) the frames before x, overwritten by the last that count (valid: (B,), None for
         all); None: zeros. Only a causal block has one."""
-        return x + self.scale * self.dropout(self.down(F.gelu(self.up(self.norm(self._convolve(x, memory, valid))))))
+        y: Tensor = self.down(F.gelu(self.up(self.norm(self._convolve(x, memory, valid)))))
+        return torch.addcmul(x, self.scale, self.dropout(y))
 
     def _convolve(self, x: Tensor, memory: Tensor | None, valid: Tensor | None) -> Tensor:
         if memory is not None:

@@ -217,7 +217,7 @@ class FlowStage:
         if not self.guidance:
             return end
         free = self.flow(y, t, self.flow.unguided(told), mask, inside, banks[self.steps + i], valid)
-        return end + self.guidance * (end - free)
+        return torch.add(end, end - free, alpha=self.guidance)
 
 
 def moments(i: int, steps: Tensor) -> Tensor:

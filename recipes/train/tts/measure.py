@@ -86,7 +86,8 @@ def speak(voice: Voice, text: str, *, steps: int, lookahead: int = MOST_LOOKAHEA
     stage = voice.stage(steps=steps, temperature=temperature)
     everything = torch.tensor([len(frames)])
     pcm, count = stage.step(frames[None], fresh(stage, seed=seed), everything, everything > 0, lookahead)
-    return pcm[0, : int(count)]
+    made: Tensor = pcm[0, : int(count)]
+    return made
 
 
 def compare(made: Tensor, real: Tensor) -> Figures:
@@ -114,10 +115,11 @@ def warp(a: Tensor, b: Tensor) -> Tensor:
     total_cost = np.full((len(a) + 1, len(b) + 1), np.inf)
     total_cost[0, 0] = 0.0
     for d in range(2, len(a) + len(b) + 1):  # anti-diagonals: everything before them is known
-        i = np.arange(max(1, d - len(b)), min(len(a), d - 1) + 1)
-        j = d - i
-        best = np.minimum(np.minimum(total_cost[i - 1, j], total_cost[i, j - 1]), total_cost[i - 1, j - 1])
-        total_cost[i, j] = cost[i - 1, j - 1] + best
+        row = np.arange(max(1, d - len(b)), min(len(a), d - 1) + 1)
+        column = d - row
+        best = np.minimum(np.minimum(total_cost[row - 1, column], total_cost[row, column - 1]),
+                          total_cost[row - 1, column - 1])
+        total_cost[row, column] = cost[row - 1, column - 1] + best
     i, j, path = len(a), len(b), []
     while i and j:
         path.append((i - 1, j - 1))
@@ -131,7 +133,8 @@ def table(voice: Voice, sentences: Sequence[tuple[str, Tensor]], steps: Sequence
     """A Markdown row for each way to get the sentences' sound."""
     def resynthesise(_text: str, real: Tensor) -> Tensor:
         frames = mel.frames(real)
-        return voice.vocoder(frames[None])[0, : len(frames) * mel.HOP]
+        made: Tensor = voice.vocoder(frames[None])[0, : len(frames) * mel.HOP]
+        return made
 
     ways: list[tuple[str, Callable[[str, Tensor], Tensor]]] = [
         ("recorded", lambda _text, real: real), ("recorded, through the vocoder", resynthesise)]
