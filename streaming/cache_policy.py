@@ -75,22 +75,12 @@ class CachePolicy(Protocol):
         """The shortest length that a slot can return to once `high` tokens have been written. Same shape."""
 
 
-@dataclass(frozen=True)
-class SinkRing:
-    """The first `sinks` tokens and the last `window` (StreamingLLM, arXiv 2309.17453), positions within the cache.
+class _Bounded:
+    """What follows from how many tokens stay, where the window and some slack are all there is."""
 
-    Token t sees itself, the window - 1 before it, and the sinks. The ring has `slack` entries more than the window, so
-    that a block's first query still finds what its last one has pushed out, and tokens can be taken back. Nothing is
-    ever shifted: token i lives in entry sinks + (i - sinks) mod (window + slack).
-    """
-
-    sinks: int = 4
-    window: int = 1020
-    slack: int = 64
-
-    def __post_init__(self) -> None:
-        if self.sinks < 0 or self.window < 1 or self.slack < 0:
-            raise ValueError(f"{self}: sinks and slack take 0 or more, window 1 or more")
+    sinks: int
+    window: int
+    slack: int
 
     @property
     def entries(self) -> int:
@@ -107,6 +97,24 @@ class SinkRing:
     @property
     def limit(self) -> int | None:
         return None
+
+
+@dataclass(frozen=True)
+class SinkRing(_Bounded):
+    """The first `sinks` tokens and the last `window` (StreamingLLM, arXiv 2309.17453), positions within the cache.
+
+    Token t sees itself, the window - 1 before it, and the sinks. The ring has `slack` entries more than the window, so
+    that a block's first query still finds what its last one has pushed out, and tokens can be taken back. Nothing is
+    ever shifted: token i lives in entry sinks + (i - sinks) mod (window + slack).
+    """
+
+    sinks: int = 4
+    window: int = 1020
+    slack: int = 64
+
+    def __post_init__(self) -> None:
+        if self.sinks < 0 or self.window < 1 or self.slack < 0:
+            raise ValueError(f"{self}: sinks and slack take 0 or more, window 1 or more")
 
     @property
     def scored(self) -> bool:
@@ -174,7 +182,7 @@ class KeepAll(SinkRing):
 
 
 @dataclass(frozen=True)
-class EntropyRetained:
+class EntropyRetained(_Bounded):
     """The sinks, the last `recent` tokens, and of the others the most surprising (SirLLM, arXiv 2405.12528).
 
     When sinks + window tokens are held, the `stride` least surprising leave at once, so that what stays depends on the
@@ -195,22 +203,6 @@ class EntropyRetained:
             raise ValueError(f"{self}: recent and stride take 1 or more, decay a value over 0 and at most 1")
         if self.recent + self.stride > self.window:
             raise ValueError(f"{self}: a window of {self.window} does not hold recent + stride tokens")
-
-    @property
-    def entries(self) -> int:
-        return self.sinks + self.window + self.slack
-
-    @property
-    def visible(self) -> int:
-        return self.sinks + self.window
-
-    @property
-    def block(self) -> int:
-        return self.slack + 1
-
-    @property
-    def limit(self) -> int | None:
-        return None
 
     @property
     def scored(self) -> bool:

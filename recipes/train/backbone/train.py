@@ -91,9 +91,9 @@ class Trainer:
         self.config, self.device, self.step_count = config, device, 0
         size = tokenizer.get_vocab_size()
         self.model = Decoder(config.model.decoder(size, (tokenizer.get_vocab()[END],))).to(device)
-        for layer in self.model.layers:  # residual branches begin small
-            nn.init.zeros_(layer.attention.out.weight)
-            nn.init.zeros_(layer.down.weight)
+        for name, weight in self.model.named_parameters():
+            if name.endswith(("attention.out.weight", "down.weight")):  # residual branches begin as nothing
+                nn.init.zeros_(weight)
         o = config.optimizer
         matrices = [p for p in self.model.layers.parameters() if p.dim() == 2]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
