@@ -19,7 +19,7 @@ from starlette.responses import Response
 from vivavoce.speech.errors import MissingDependency
 from vivavoce.streaming.errors import VivaVoceError
 
-from . import http, page
+from . import http, site
 from .guard import Guard, Limits, Refusal, Refused
 from .house import House
 from .realtime import Realtime
@@ -45,7 +45,7 @@ def build(house: House, limits: Limits | None = None) -> Starlette:
 
     guard = Middleware(Guard, limits=limits or Limits(), needs_key=http.needs_key, refused=refused)
     app = Starlette(
-        routes=[*http.routes(house), *realtime.routes(), *page.routes()],
+        routes=[*http.routes(house), *realtime.routes(), *site.routes()],
         middleware=[guard],
         exception_handlers={
             Refused: _turned_down,

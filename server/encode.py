@@ -68,7 +68,7 @@ class Encoder:
 
 def pcm16(pcm: Pcm) -> bytes:
     """(n,) float in [-1, 1] as 16-bit little-endian."""
-    return cast(bytes, np.round(np.clip(pcm, -1, 1) * 32767).astype("<i2").tobytes())
+    return np.round(np.clip(pcm, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 def _wav_header(rate: int) -> bytes:

@@ -82,7 +82,7 @@ class House:
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """The models there are, and the names of others' under which clients may ask for them."""
-        there = {self.model: HEARS}
+        there: dict[str, tuple[str, ...]] = {self.model: HEARS}
         if self.speaking:
             there[self.speaker] = (*SPEAKS, *TALKS)
         return there

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass, field
+from typing import Literal
 
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -22,6 +23,8 @@ from .house import House
 from .protocol import Protocol
 from .shell import Shell
 
+Kind = Literal["realtime", "transcription"]
+
 RESUME = 30.0  # seconds
 GOODBYE = (1000, 1001)  # close codes of a client that means it
 TRY_LATER, POLICY, SERVICE_RESTART = 1013, 1008, 1012
@@ -33,7 +36,7 @@ class Session:
 
     shell: Shell
     token: str
-    kind: str
+    kind: Kind
     socket: WebSocket | None = None
     leaving: asyncio.TimerHandle | None = None
     displaced: asyncio.Event = field(default_factory=asyncio.Event)
@@ -126,7 +129,7 @@ class Realtime:
 
     def _begin(self, socket: WebSocket, protocol: Protocol, intent: str) -> Session:
         self._count += 1
-        kind = "transcription" if intent == "transcription" else "realtime"
+        kind: Kind = "transcription" if intent == "transcription" else "realtime"
         token = secrets.token_urlsafe(24)
         conversation = Conversation(
             session_id=f"sess_{secrets.token_hex(8)}", kind=kind, model=self.house.model, resume_token=token

@@ -99,8 +99,10 @@ class Shell:
             return
         self._carry_out(self.conversation.end(now()))
         self.ended = True
-        for inside in (*self._streams.values(), *self._watches.values(), *self._speeches.values()):
-            inside.close()
+        inside: list[hearing.Hearing | voice.Watching | speaking.Speaking] = [
+            *self._streams.values(), *self._watches.values(), *self._speeches.values()]
+        for one in inside:
+            one.close()
         if self._thinking:
             self._thinking.close()
         if self._timer:

@@ -168,7 +168,7 @@ class Hearing:
                 part = part[:samples]
             parts.append(part)
             samples -= len(part)
-        out = np.concatenate([np.zeros(0, np.float32), *parts])
+        out: Pcm = np.concatenate([np.zeros(0, np.float32), *parts])
         self.held -= len(out)
         self.taken += len(out)
         return out

@@ -26,7 +26,7 @@ from starlette.testclient import TestClient
 from vivavoce.recipes import sample
 from vivavoce.recipes.data import voices
 from vivavoce.recipes.options import MODEL
-from vivavoce.server import app, page
+from vivavoce.server import app, site
 from vivavoce.server.house import House
 from vivavoce.server.replies import EndpointReplies
 from vivavoce.speech import checkpoint
@@ -62,7 +62,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory, voice: Path) -> Iterator[Br
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Scripted]:
-    with scripted(page.routes()) as serving:
+    with scripted(site.routes()) as serving:
         yield serving
 
 
@@ -97,7 +97,7 @@ def talk(tab: Tab) -> None:
 
 @pytest.fixture
 def client() -> TestClient:
-    return TestClient(Starlette(routes=page.routes()))
+    return TestClient(Starlette(routes=site.routes()))
 
 
 def test_every_file_the_page_names_is_served_with_its_type(client: TestClient) -> None:
@@ -107,15 +107,15 @@ def test_every_file_the_page_names_is_served_with_its_type(client: TestClient) -
         found = {Path(name).name for name in re.findall(r'"([\w./]+\.(?:js|css|svg))"', text)}
         waiting += [f"/page/{name}" for name in found - named]
         named |= found
-    assert named == {path.name for path in page.FOLDER.iterdir() if path.name != "index.html"}
+    assert named == {path.name for path in site.FOLDER.iterdir() if path.name != "index.html"}
     for name in named:
         answer = client.get(f"/page/{name}")
-        assert answer.headers["content-type"].split(";")[0] == page.TYPES[Path(name).suffix]
+        assert answer.headers["content-type"].split(";")[0] == site.TYPES[Path(name).suffix]
 
 
 def test_nothing_is_fetched_from_elsewhere(client: TestClient) -> None:
     assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
-    for path in page.FOLDER.iterdir():
+    for path in site.FOLDER.iterdir():
         assert set(re.findall(r"https?://[\w.]+", path.read_text())) <= {"http://www.w3.org"}, path
 
 
