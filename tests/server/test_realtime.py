@@ -154,7 +154,7 @@ def test_the_official_client_talks_interrupts_and_truncates(served: Served) -> N
         for event in connection:
             seen.append(event.type)
             if event.type == "conversation.item.truncated":
-                assert (event.item_id, event.audio_end_ms) == (item, 100)
+                cut.append((event.item_id, event.audio_end_ms))
             if event.type == "response.done" and event.response.status == "completed":
                 break
     going_on.set()
