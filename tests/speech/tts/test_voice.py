@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -95,5 +96,16 @@ def test_folders_that_are_no_voice_say_so(tmp_path: Path) -> None:
         Voice.load(tmp_path)
 
 
-def test_shipped_voices_are_named() -> None:
-    assert all(isinstance(name, str) for name in voices())
+def test_the_shipped_voice_fits_its_budget_and_streams_exactly() -> None:
+    assert "lj-en" in voices()
+    folder = Path(str(resources.files("vivavoce.speech.models"))) / "lj-en"
+    assert (folder / "model.safetensors").stat().st_size < 13e6
+    assert "CC BY-SA 4.0" in (folder / "README.md").read_text()
+    voice = Voice.load("lj-en")
+    frames = voice.plan(HELLO).frames
+    assert 50 < len(frames) < 250
+    stage = voice.stage(steps=2)
+    made = streamed(stage, [frames], pushes=[[7, 20]], lookaheads=[1])[0]
+    whole = one_pass(stage, frames, 1)
+    assert float((made - whole).abs().max()) < 1e-4  # of full scale
+    assert 0.05 < float(whole.abs().max()) < 1
