@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from twins import check, moved, of_twin
 
+import vivavoce.kernels.cache_attention as module
+from vivavoce.kernels import registry
 from vivavoce.kernels.cache_attention import cache_attention
 from vivavoce.kernels.rotary import rotary_table
 
@@ -89,3 +92,49 @@ def test_lower_precision_is_as_near_as_its_inputs_allow(dtype: torch.dtype, limi
     y = cache_attention(**low)
     assert y.dtype == dtype
     assert (y - naive(**inputs)).abs().max() <= limit
+
+
+# more keys than one tile holds, more rows than one block, splits that end early
+WIDE = [(1, 4, 150, 6, 3, 70), (1, 40, 70, 4, 2, 4)]
+
+
+@of_twin
+@pytest.mark.parametrize("shape", CASES + WIDE, ids=str)
+def test_the_twin_errs_no_more_than_twice_as_much(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    check(registry.cache_attention, list(case(*shape).values()), dtype, exact=(3,))
+
+
+@of_twin
+def test_the_twin_reads_no_block_that_no_query_sees(dtype: torch.dtype) -> None:
+    inputs = case(2, 1, 200, 2, 1, 2)
+    inputs["visible"][:, :, 60:] = False
+    expected = check(registry.cache_attention, list(inputs.values()), dtype, exact=(3,))
+    for name in ("k", "v"):
+        inputs[name][:, 64:] = math.nan
+    low = {k: moved(x, torch.float32 if k == "table" else dtype) for k, x in inputs.items()}
+    assert torch.equal(registry.cache_attention.twin(**low), expected)
+
+
+@of_twin
+@pytest.mark.parametrize("programs", [1, 3, 512])
+def test_the_twin_may_split_keys_among_any_number_of_programs(
+    dtype: torch.dtype, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PROGRAMS", programs)
+    check(registry.cache_attention, list(case(1, 2, 200, 2, 1, 2).values()), dtype, exact=(3,))
+
+
+@of_twin
+def test_the_twin_takes_a_cache_in_any_layout_and_blind_queries(dtype: torch.dtype) -> None:
+    inputs = case(2, 2, 10, 4, 2, 1)
+    inputs["visible"][1, 1] = False
+    low = {k: moved(x, torch.float32 if k == "table" else dtype) for k, x in inputs.items()}
+    y = registry.cache_attention.twin(**low)
+    assert y.isfinite().all()
+    strided = dict(low)
+    for name in "kv":  # slots 1 and 2 of a store of four, with room behind
+        store = torch.zeros(4, 13, 2, D, dtype=dtype, device=y.device)
+        store[1:3, :10] = low[name]
+        strided[name] = store[1:3, :10]
+    strided["visible"] = low["visible"].transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(registry.cache_attention.twin(**strided), y)

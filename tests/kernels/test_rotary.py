@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from twins import check, of_twin
 
+from vivavoce.kernels import registry
 from vivavoce.kernels.rotary import rotary, rotary_table
 
 FREQUENCIES = torch.tensor([1.0, 0.1, 0.003], dtype=torch.float64)
@@ -40,3 +42,11 @@ def test_it_returns_the_dtype_it_was_given_and_turns_in_the_wider() -> None:
     half = rotary(x.half(), TABLE.float(), positions)
     assert half.dtype == torch.float16
     assert (half - rotary(x.half().double(), TABLE, positions)).abs().max() < 2e-3
+
+
+@of_twin
+@pytest.mark.parametrize("places", [(2, 5), (5,)], ids=str)
+def test_the_twin_errs_no_more_than_twice_as_much(dtype: torch.dtype, places: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 4, 6, generator=g, dtype=torch.float64)[:, :, 1:]
+    check(registry.rotary, (x, TABLE, torch.randint(0, 50, places, generator=g)), dtype, exact=(1,))
