@@ -1,16 +1,19 @@
-"""`vivavoce models`: which recognisers there are, what one is, and conversion of foreign checkpoints into our layout.
+"""`vivavoce models`: which models there are, what one is, and conversion of foreign recognisers into our layout.
 
-All of it is `speech/checkpoint.py`, printed.
+Recognisers are `speech/checkpoint.py`, printed; the other models that ship are told by their folders and cards.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
 from typing import get_args
 
-from vivavoce.speech.checkpoint import Info, convert, info, models
-from vivavoce.speech.weights import Precision
+from vivavoce.speech.checkpoint import CARD, Info, convert, info, models
+from vivavoce.speech.weights import Precision, count_parameters
 from vivavoce.streaming.clock import Clock
 
 SOURCE = "a shipped name, a folder, a .nemo file or a Hub id"
@@ -20,12 +23,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Raises BadCheckpoint, BadConfig or MissingDependency, as `checkpoint.load` does."""
     args = _parser().parse_args(argv)
     if args.what == "list":
-        print("\n".join(map(line, models())) or "no model ships with this package")
+        print("\n".join([*map(line, models()), *map(other_line, others())]) or "no model ships with this package")
     elif args.what == "info":
-        print(describe(info(args.name)))
+        other = {folder.name: folder for folder in others()}.get(args.name)
+        print(describe_other(other) if other else describe(info(args.name)))
     else:
         print(describe(convert(args.source, args.folder, dtype=args.dtype)))
     return 0
+
+
+def others() -> list[Path]:
+    """The folders of the models that ship and recognise nothing: voices, language models, punctuation."""
+    root = Path(str(resources.files("vivavoce.speech.models")))
+    recognisers = {model.source for model in models()}
+    return [p for p in sorted(root.iterdir()) if (p / CARD).is_file() and p not in recognisers]
+
+
+def other_line(folder: Path) -> str:
+    """name, size, and what the card says first, in one line."""
+    return f"{folder.name:20}  {_size_of(folder)}  {_first_sentence(folder)}"
+
+
+def describe_other(folder: Path) -> str:
+    return f"name        {folder.name}\nsource      {folder}\n\n{(folder / CARD).read_text().rstrip()}"
+
+
+def _size_of(folder: Path) -> str:
+    size = sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".xz"))
+    return f"{count_parameters(folder) / 1e6:>6.1f} M  {size / 1e6:>5.1f} MB"
+
+
+def _first_sentence(folder: Path) -> str:
+    """Of the card, up to its first stop or number."""
+    body = next(part for part in (folder / CARD).read_text().split("\n\n")[1:] if part[:1] not in ("", "#", "|"))
+    return re.split(r"[.:;] |, (?=[0-9])", " ".join(body.split()), maxsplit=1)[0].rstrip(".")
 
 
 def line(model: Info) -> str:

@@ -29,8 +29,15 @@ def test_info_says_what_a_model_is_and_shows_its_card(model_dir: Path, capsys: p
 def test_list_has_a_line_a_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert models.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = [info.name for info in checkpoint.models()]
+    names = [info.name for info in checkpoint.models()] + [folder.name for folder in models.others()]
     assert [line.split()[0] for line in lines] == (names or ["no"])
+
+
+def test_models_that_recognise_nothing_are_told_by_their_cards(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in models.others():
+        assert models.main(["info", folder.name]) == 0
+        assert (folder / "README.md").read_text().strip() in capsys.readouterr().out
+    assert {folder.name for folder in models.others()} >= {"chat-en", "lj-en", "punctuation-en"}
 
 
 def test_a_converted_model_says_the_same(model_dir: Path, tmp_path: Path) -> None:
