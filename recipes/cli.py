@@ -43,6 +43,7 @@ COMMANDS = {
     "bench asr": Command("bench.asr", "the recogniser's speed beside transformers', in one run"),
     "bench backbone": Command("bench.backbone", "the language model beside recomputing and transformers, in one run"),
     "bench endless": Command("bench.endless", "perplexity of prose without end, by what the cache keeps"),
+    "bench kernels": Command("bench.kernels", "the Triton kernels beside plain torch, on a GPU"),
     "bench server": Command("bench.server", "how many live sessions hold, batched and one at a time"),
     "bench tts": Command("bench.tts", "how soon and how fast the voice speaks, beside espeak-ng and flite"),
     "sample": Command("sample", "make a sentence of synthetic speech to try things with"),

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.kernels.cache_attention import cache_attention
-from vivavoce.kernels.rms_norm import rms_norm
-from vivavoce.kernels.rotary import rotary, rotary_table
-from vivavoce.kernels.swiglu import swiglu
+from vivavoce.kernels.registry import cache_attention, rms_norm, rotary, swiglu
+from vivavoce.kernels.rotary import rotary_table
 from vivavoce.streaming.cache_policy import CachePolicy
 from vivavoce.streaming.sink_cache import Block, CacheState, Group, OneEach
 from vivavoce.streaming.stage import StageSpec

@@ -1,0 +1,168 @@
+"""`vivavoce bench kernels`: each Triton twin beside plain torch on a GPU, and decode attention beside torch's own.
+
+Needs an NVIDIA GPU and triton. Launches are timed as CUDA graphs, so that what counts is the GPU's time; that both give
+the same comes first. Decode attention also says how much of the card's copying speed it reaches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vivavoce.kernels.lazy import installed
+from vivavoce.kernels.registry import cache_attention, rms_norm, rotary, swiglu
+from vivavoce.kernels.rotary import rotary_table
+from vivavoce.speech.errors import MissingDevice
+
+from .report import Different, Row, run
+
+HEADS, KV_HEADS, D, WIDTH, HIDDEN, SINKS = 32, 8, 128, 4096, 11008, 4
+LIMIT = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 8e-2}  # twin and reference, of the largest value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """decode: (batch, entries) of decode attention; rows: of the operations on single tokens; replays: of a graph,
+    timed together, after `warm` more."""
+
+    decode: tuple[tuple[int, int], ...] = ((1, 1024), (1, 4096), (16, 4096), (64, 4096))
+    rows: tuple[int, ...] = (1, 64, 1024)
+    dtype: torch.dtype = torch.bfloat16
+    replays: int = 200
+    warm: int = 20
+
+
+QUICK = Plan(decode=((1, 1024), (64, 4096)), rows=(64,), replays=50, warm=5)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 for bad usage. Raises MissingDevice without a GPU or triton, Different for a wrong twin."""
+    return run("kernels", __doc__.split("\n")[0], lambda quick: bench_kernels(QUICK if quick else Plan()), argv)
+
+
+@torch.no_grad()
+def bench_kernels(plan: Plan) -> list[Row]:
+    if not torch.cuda.is_available():
+        raise MissingDevice("bench kernels: PyTorch finds no usable GPU here; run it on a machine with an NVIDIA GPU")
+    if not installed():
+        raise MissingDevice("bench kernels: the GPU cannot be used without triton; pip install triton")
+    copy = copying()
+    rows = [row for batch, entries in plan.decode for row in decode_rows(plan, batch, entries, copy)]
+    return rows + [row for n in plan.rows for row in token_rows(plan, n)]
+
+
+def decode_rows(plan: Plan, batch: int, entries: int, copy: float) -> list[Row]:
+    """Decode attention beside plain torch and SDPA, and its share of `copy` bytes a second."""
+    inputs = decode_inputs(batch, entries, plan.dtype, "cuda")
+    name = f"decode attention, batch {batch}, {entries} entries"
+    difference = compare(name, cache_attention.twin(**inputs), cache_attention.reference(**inputs))
+    ours, plain, sdpa = (
+        timed(call, plan)
+        for call in (
+            lambda: cache_attention.twin(**inputs),
+            lambda: cache_attention.reference(**inputs),
+            lambda: attention_without_rotary(inputs),
+        )
+    )
+    reach = 100 * 2 * inputs["k"].nbytes / (ours * 1e-6) / copy
+    return [
+        Row(f"{name}, against plain torch", ours, plain, "µs", plain / ours, difference),
+        Row(f"{name}, against SDPA, which turns no keys", ours, sdpa, "µs", sdpa / ours),
+        Row(f"{name}, bytes read, of copying speed", reach, 100.0, "%", reach / 100),
+    ]
+
+
+def decode_inputs(batch: int, entries: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """One query a slot over a full cache."""
+    g = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=dtype, device=device)
+
+    table = rotary_table(1e4 ** (-torch.arange(0, D, 2, dtype=torch.float64) / D), entries + 1).float().to(device)
+    last = torch.full((batch, 1), entries, device=device)
+    return {
+        "q": normal(batch, 1, HEADS, D),
+        "k": normal(batch, entries, KV_HEADS, D),
+        "v": normal(batch, entries, KV_HEADS, D),
+        "table": table,
+        "key_positions": torch.arange(entries, device=device).repeat(batch, 1),
+        "query_positions": last,
+        "sink_positions": last,
+        "visible": torch.ones(batch, 1, entries, dtype=torch.bool, device=device),
+        "sinks": SINKS,
+    }
+
+
+def attention_without_rotary(inputs: dict[str, Any]) -> Tensor:
+    q, k, v = (inputs[name].transpose(1, 2) for name in "qkv")
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=inputs["visible"][:, None], enable_gqa=True)
+
+
+def token_rows(plan: Plan, n: int) -> list[Row]:
+    x = torch.randn(n, WIDTH, dtype=plan.dtype, device="cuda")
+    heads, wide = x.view(n, HEADS, D), torch.randn(n, 2 * HIDDEN, dtype=plan.dtype, device="cuda")
+    weight = torch.rand(WIDTH, dtype=plan.dtype, device="cuda")
+    table = decode_inputs(1, max(n, 2), plan.dtype, "cuda")["table"]
+    places = torch.arange(n, device="cuda")
+    return [
+        token_row(plan, f"RMSNorm, {n} rows", lambda f: f(x, weight, 1e-6), rms_norm.twin, rms_norm.reference),
+        token_row(plan, f"rotary, {n} rows", lambda f: f(heads, table, places), rotary.twin, rotary.reference),
+        token_row(plan, f"SwiGLU, {n} rows", lambda f: f(wide), swiglu.twin, swiglu.reference),
+    ]
+
+
+def token_row(
+    plan: Plan, name: str, call: Callable[[Any], Tensor], twin: Callable[..., Tensor], reference: Callable[..., Tensor]
+) -> Row:
+    difference = compare(name, call(twin), call(reference))
+    ours, plain = timed(lambda: call(twin), plan), timed(lambda: call(reference), plan)
+    return Row(f"{name}, against plain torch", ours, plain, "µs", plain / ours, difference)
+
+
+def compare(name: str, ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference over the largest value. Raises Different past what the dtype allows."""
+    difference = float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
+    if not difference <= LIMIT[theirs.dtype] or math.isnan(difference):
+        raise Different(f"{name}: the twin and plain torch differ by {difference:.1e}; their times say nothing")
+    return difference
+
+
+def timed(call: Callable[[], object], plan: Plan) -> float:
+    """Microseconds of a replay of its CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # what compiles or chooses does so before the capture
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    for _ in range(plan.warm):
+        graph.replay()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(plan.replays):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return float(1e3 * start.elapsed_time(end) / plan.replays)
+
+
+def copying() -> float:
+    """Bytes a second that a plain copy reads and writes: what the card's memory gives."""
+    source = torch.empty(2**28, dtype=torch.float32, device="cuda")
+    target = torch.empty_like(source)
+    micros = timed(lambda: target.copy_(source), Plan(replays=20, warm=5))
+    return 2 * source.nbytes / (micros * 1e-6)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,47 @@
+"""`vivavoce bench kernels`: without a GPU it says so; what it compares is the same calculation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vivavoce.kernels.registry import cache_attention
+from vivavoce.recipes.bench import kernels
+from vivavoce.recipes.bench.kernels import Plan, attention_without_rotary, bench_kernels, compare, decode_inputs, main
+from vivavoce.recipes.bench.report import Different
+from vivavoce.speech.errors import MissingDevice
+
+
+def test_without_a_gpu_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingDevice, match="no usable GPU here; run it on"):
+        main(["--quick"])
+
+
+def test_without_triton_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels, "installed", lambda: False)
+    with pytest.raises(MissingDevice, match="pip install triton"):
+        bench_kernels(Plan())
+
+
+def test_sdpa_does_the_same_but_for_the_turning() -> None:
+    inputs = decode_inputs(2, 5, torch.float32, "cpu")
+    inputs["table"] = torch.stack((torch.ones(6, 64), torch.zeros(6, 64)), dim=1)  # turns by nothing
+    expected = cache_attention(**inputs)
+    assert torch.allclose(attention_without_rotary(inputs).transpose(1, 2), expected, atol=1e-5)
+
+
+def test_different_answers_are_not_timed() -> None:
+    x = torch.ones(3)
+    assert compare("tea", x + 1e-6, x) == pytest.approx(1e-6, rel=0.1)
+    for other in (x + 1e-3, x * torch.nan):
+        with pytest.raises(Different, match="tea: the twin and plain torch differ"):
+            compare("tea", other, x)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_case_has_its_row() -> None:
+    rows = bench_kernels(Plan(decode=((1, 100),), rows=(2,), replays=2, warm=1))
+    assert [row.case.split(",")[0] for row in rows] == ["decode attention"] * 3 + ["RMSNorm", "rotary", "SwiGLU"]
+    assert all(row.ours > 0 for row in rows)
