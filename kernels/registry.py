@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import cache_attention as _cache_attention
 from . import conv as _conv
+from . import relative_attention as _relative_attention
 from . import rms_norm as _rms_norm
 from . import rotary as _rotary
 from . import swiglu as _swiglu
@@ -47,6 +48,9 @@ class Operation(Generic[P]):
 
 cache_attention = Operation(_cache_attention.cache_attention, _cache_attention.cache_attention_triton)
 conv_step = Operation(_conv.conv_step, _conv.conv_step_triton)
+relative_attention = Operation(
+    _relative_attention.relative_attention, _relative_attention.relative_attention_triton
+)
 rms_norm = Operation(_rms_norm.rms_norm, _rms_norm.rms_norm_triton)
 rotary = Operation(_rotary.rotary, _rotary.rotary_triton)
 swiglu = Operation(_swiglu.swiglu, _swiglu.swiglu_triton)
@@ -55,6 +59,7 @@ OPERATIONS: Mapping[str, Operation[...]] = MappingProxyType(
     {
         "cache_attention": cache_attention,
         "conv_step": conv_step,
+        "relative_attention": relative_attention,
         "rms_norm": rms_norm,
         "rotary": rotary,
         "swiglu": swiglu,

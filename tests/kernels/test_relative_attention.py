@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from twins import check, of_twin
 
+from vivavoce.kernels import registry
 from vivavoce.kernels.relative_attention import relative_attention as masked_attention
 from vivavoce.kernels.relative_attention import relative_shift
 
@@ -102,3 +104,12 @@ def test_the_shift_reads_each_distance_at_its_key(queries: int, keys: int) -> No
     for i in range(queries):
         for j in range(keys):
             assert torch.equal(out[..., i, j], by_distance[..., i, queries - 1 - i + j])
+
+
+@of_twin
+@pytest.mark.parametrize(("batch", "queries", "keys"), [(1, 1, 1), (2, 5, 5), (2, 14, 84), (1, 20, 40)])
+def test_the_twin_errs_no_more_than_twice_as_much(dtype: torch.dtype, batch: int, queries: int, keys: int) -> None:
+    *inputs, visible = case(batch, queries, keys)
+    mask = torch.zeros(visible.shape, dtype=torch.float64).masked_fill(~visible, -math.inf)
+    check(registry.relative_attention, [*inputs, mask], dtype)
+    check(registry.relative_attention, [*inputs, mask[:1]], dtype)
