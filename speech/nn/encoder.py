@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.kernels.relative_attention import relative_attention
+from vivavoce.kernels.registry import relative_attention
 from vivavoce.streaming.buffers import count_mask, shift_in_
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State

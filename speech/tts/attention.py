@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.kernels.rotary import rotary, rotary_table
+from vivavoce.kernels.registry import rotary
+from vivavoce.kernels.rotary import rotary_table
 from vivavoce.streaming.buffers import shift_in_
 
 
