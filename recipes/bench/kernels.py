@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vivavoce.kernels.lazy import installed
-from vivavoce.kernels.registry import cache_attention, rms_norm, rotary, swiglu
+from vivavoce.kernels.registry import cache_attention, conv_step, relative_attention, rms_norm, rotary, swiglu
 from vivavoce.kernels.rotary import rotary_table
 from vivavoce.speech.errors import MissingDevice
 
@@ -28,17 +28,18 @@ LIMIT = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 8e-2}  # twin
 
 @dataclass(frozen=True)
 class Plan:
-    """decode: (batch, entries) of decode attention; rows: of the operations on single tokens; replays: of a graph,
-    timed together, after `warm` more."""
+    """decode: (batch, entries) of decode attention; rows: of the operations on single tokens; streams: in a
+    step of the encoder, 4 frames each; replays: of a graph, timed together, after `warm` more."""
 
     decode: tuple[tuple[int, int], ...] = ((1, 1024), (1, 4096), (16, 4096), (64, 4096))
     rows: tuple[int, ...] = (1, 64, 1024)
+    streams: tuple[int, ...] = (1, 64, 512)
     dtype: torch.dtype = torch.bfloat16
     replays: int = 200
     warm: int = 20
 
 
-QUICK = Plan(decode=((1, 1024), (64, 4096)), rows=(64,), replays=50, warm=5)
+QUICK = Plan(decode=((1, 1024), (64, 4096)), rows=(64,), streams=(64,), replays=50, warm=5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,8 @@ def bench_kernels(plan: Plan) -> list[Row]:
         raise MissingDevice("bench kernels: the GPU cannot be used without triton; pip install triton")
     copy = copying()
     rows = [row for batch, entries in plan.decode for row in decode_rows(plan, batch, entries, copy)]
-    return rows + [row for n in plan.rows for row in token_rows(plan, n)]
+    rows += [row for n in plan.rows for row in token_rows(plan, n)]
+    return rows + [row for n in plan.streams for row in encoder_rows(plan, n)]
 
 
 def decode_rows(plan: Plan, batch: int, entries: int, copy: float) -> list[Row]:
@@ -116,6 +118,39 @@ def token_rows(plan: Plan, n: int) -> list[Row]:
         token_row(plan, f"rotary, {n} rows", lambda f: f(heads, table, places), rotary.twin, rotary.reference),
         token_row(plan, f"SwiGLU, {n} rows", lambda f: f(wide), swiglu.twin, swiglu.reference),
     ]
+
+
+def encoder_rows(plan: Plan, streams: int) -> list[Row]:
+    attention, (x, memory, *rest) = encoder_inputs(streams, plan.dtype, "cuda")
+
+    def convolve(f: Callable[..., Tensor]) -> Tensor:
+        return f(x, memory.clone(), *rest)  # it writes there; both pay for the copy
+
+    def attend(f: Callable[..., Tensor]) -> Tensor:
+        return f(*attention)
+
+    attention_name, conv_name = f"relative attention, {streams} streams", f"convolution step, {streams} streams"
+    return [
+        token_row(plan, attention_name, attend, relative_attention.twin, relative_attention.reference),
+        token_row(plan, conv_name, convolve, conv_step.twin, conv_step.reference),
+    ]
+
+
+def encoder_inputs(streams: int, dtype: torch.dtype, device: str) -> tuple[list[Any], list[Any]]:
+    """Arguments of relative attention and of the convolution step in a layer of a 0.6 B encoder: 4 new frames, 70 from
+    before."""
+    g, heads, d, width, new, keys = torch.Generator(device).manual_seed(0), 8, 128, 1024, 4, 74
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=dtype, device=device)
+
+    q, k, v = (normal(streams, heads, n, d) for n in (new, keys, keys))
+    mask = torch.zeros(streams, 1, new, keys, dtype=dtype, device=device)
+    attention = [q, k, v, normal(heads, keys + new - 1, d), normal(heads, d), normal(heads, d), mask]
+    valid = torch.full((streams,), new, device=device)
+    affine = (normal(width), normal(width), normal(width))
+    x, memory = normal(streams, new, 2 * width), normal(streams, 8, width)
+    return attention, [x, memory, normal(width, 9), *affine, 1e-5, valid]
 
 
 def token_row(

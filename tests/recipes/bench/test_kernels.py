@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vivavoce.kernels.registry import cache_attention
+from vivavoce.kernels.registry import cache_attention, conv_step, relative_attention
 from vivavoce.recipes.bench import kernels
-from vivavoce.recipes.bench.kernels import Plan, attention_without_rotary, bench_kernels, compare, decode_inputs, main
+from vivavoce.recipes.bench.kernels import (
+    Plan,
+    attention_without_rotary,
+    bench_kernels,
+    compare,
+    decode_inputs,
+    encoder_inputs,
+    main,
+)
 from vivavoce.recipes.bench.report import Different
 from vivavoce.speech.errors import MissingDevice
 
@@ -32,6 +40,12 @@ def test_sdpa_does_the_same_but_for_the_turning() -> None:
     assert torch.allclose(attention_without_rotary(inputs).transpose(1, 2), expected, atol=1e-5)
 
 
+def test_a_step_of_the_encoder_fits_its_operations() -> None:
+    attention, conv = encoder_inputs(2, torch.float32, "cpu")
+    assert relative_attention(*attention).shape == (2, 8, 4, 128)
+    assert conv_step(*conv).shape == (2, 4, 1024)
+
+
 def test_different_answers_are_not_timed() -> None:
     x = torch.ones(3)
     assert compare("tea", x + 1e-6, x) == pytest.approx(1e-6, rel=0.1)
@@ -42,6 +56,7 @@ def test_different_answers_are_not_timed() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_every_case_has_its_row() -> None:
-    rows = bench_kernels(Plan(decode=((1, 100),), rows=(2,), replays=2, warm=1))
-    assert [row.case.split(",")[0] for row in rows] == ["decode attention"] * 3 + ["RMSNorm", "rotary", "SwiGLU"]
+    rows = bench_kernels(Plan(decode=((1, 100),), rows=(2,), streams=(2,), replays=2, warm=1))
+    assert [row.case.split(",")[0] for row in rows] == ["decode attention"] * 3 + ["RMSNorm", "rotary", "SwiGLU",
+                                                          "relative attention", "convolution step"]  # fmt: skip
     assert all(row.ours > 0 for row in rows)
