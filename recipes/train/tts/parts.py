@@ -39,7 +39,8 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 @dataclass(frozen=True)
 class TrainConfig:
     """One run. corpora: folders under the data folder's `speech/`, aligned with their text; sound: for the vocoder
-    alone, more of them; speakers: whose voices these are, `speaker` the one that is exported."""
+    alone, more of them; speakers: whose voices these are, `speaker` the one that is exported; polished:
+    how far the exported vocoder lies from that before polishing (0) to that after (1)."""
 
     name: str
     corpora: tuple[str, ...]
@@ -54,6 +55,7 @@ class TrainConfig:
     polish_training: SoundConfig = field(default_factory=SoundConfig)
     tokens_training: TokensConfig = field(default_factory=TokensConfig)
     planner_training: PlannerTraining = field(default_factory=PlannerTraining)
+    polished: float = 0.5
     seed: int = 1
     save_minutes: float = 4.0
     measure_steps: int = 400
@@ -181,7 +183,10 @@ def export_voice(config: TrainConfig, folder: Path, dtype: Precision) -> Path | 
     """Write the voice once vocoder and speech are trained; returns its folder."""
     if not _trained(folder, "vocoder", "speech"):
         return None
-    vocoder = weights(folder, "polish" if _trained(folder, "polish") else "vocoder")
+    vocoder = weights(folder, "vocoder")
+    if _trained(folder, "polish"):
+        polished = weights(folder, "polish")
+        vocoder = {name: torch.lerp(tensor, polished[name], config.polished) for name, tensor in vocoder.items()}
     voice = Voice(VoiceConfig(config.name, len(SYMBOLS), config.speakers, config.speaker, config.acoustic, config.flow,
                               config.vocoder))
     voice.load_state_dict(weights(folder, "speech") | {f"vocoder.{name}": t for name, t in vocoder.items()})
