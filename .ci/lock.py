@@ -10,7 +10,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = {"test", "hub", "llm"}
+EXTRAS = {"test", "hub", "agent"}
 HEADER = "# The versions the tests pass with, for `pip install -c constraints.txt`. Written by `./setup lock`.\n"
 
 

@@ -99,7 +99,8 @@ def follow(socket: ClientConnection, blocks: Iterable[Tensor], screen: Screen, l
 
     heard = {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}
     session = {"type": "transcription", "audio": heard, "vivavoce": {"lookahead_ms": lookahead_ms}}
-    socket.send(json.dumps({"type": "session.update", "session": session}))
+    with suppress(ConnectionClosed):  # then what the server said before it closed is read below
+        socket.send(json.dumps({"type": "session.update", "session": session}))
     sending = threading.Thread(target=send, daemon=True)
     sending.start()
     while captions.take(json.loads(socket.recv())):

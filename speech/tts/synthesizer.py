@@ -110,13 +110,13 @@ class _Session:
 class Synthesizer:
     """Many sessions on one voice. Not thread-safe: one thread steps it.
 
-    voice: what `voice.Voice.load` returns; slots: sessions at once; steps: of the flow's solver, more is finer.
+    voice: what `voice.Voice.load` returns; slots: sessions at once; steps: of the flow's solver, 1 serves the voice that ships best.
     """
 
-    def __init__(self, voice: Voice, *, slots: int = 1, steps: int = 4) -> None:
+    def __init__(self, voice: Voice, *, slots: int = 1, steps: int = 1) -> None:
         """Raises BadConfig for steps outside 1 to 10."""
         if not 1 <= steps <= MOST_STEPS:
-            raise BadConfig(f"{steps} solver steps: give 1 to {MOST_STEPS}; 4 are usual")
+            raise BadConfig(f"{steps} solver steps: give 1 to {MOST_STEPS}")
         self.voice, self.steps = voice, steps
         self.sample_rate = voice.sample_rate
         self._chain = voice.stage(steps=steps)

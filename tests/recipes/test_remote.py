@@ -98,7 +98,7 @@ def test_words_come_before_a_lost_device_is_told(at: str) -> None:
 def test_a_server_that_refuses_is_quoted(at: str) -> None:
     with connected(at, "secret") as first:
         assert json.loads(first.recv(timeout=60))["type"] == "session.created"
-        with connected(at, "secret") as second, pytest.raises(Refused, match="all 1 places"):
+        with pytest.raises(Refused, match="all 1 places"), connected(at, "secret") as second:
             follow(second, iter(()), Kept(), 480)
 
 

@@ -19,8 +19,8 @@ def test_every_word_of_the_dictionary_is_made_of_known_phones() -> None:
     assert look_up("hello") == ("HH", "AH0", "L", "OW1")
 
 
-@pytest.mark.parametrize(("word", "ending"), [("tulip's", "S"), ("nebula's", "Z"), ("walrus's", "IH0 Z"),
-                                              ("remotes", "S"), ("rhinos", "Z")])  # fmt: skip
+@pytest.mark.parametrize(("word", "ending"), [("parrot's", "S"), ("nebula's", "Z"), ("walrus's", "IH0 Z"),
+                                              ("remotes", "S"), ("rhino's", "Z")])  # fmt: skip
 def test_possessives_and_plurals_are_built_on_words_that_are_known(word: str, ending: str) -> None:
     stem = word.removesuffix("'s") if "'" in word else word.removesuffix("s")
     assert word not in dictionary()
