@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -122,11 +122,17 @@ def connected(url: str, key: str | None = None) -> Iterator[ClientConnection]:
         socket = connect(url, additional_headers=headers, max_size=None, compression=None)
     except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as e:
         raise NoServer(f"no conversation at {url} ({e}); start one with `vivavoce serve`, or check --url") from e
+    fault: BaseException | None = None
     try:
-        yield socket
-    finally:
-        with suppress(ConnectionClosed):  # a server that closed first has said why before
-            socket.close()
+        with socket:
+            try:
+                yield socket
+            except BaseException as e:
+                fault = e
+                raise
+    except ConnectionClosed:  # on leaving, too, where the server closed first: what went wrong before matters more
+        if fault is not None:
+            raise fault from None
 
 
 def converse(socket: ClientConnection, agent: Agent, blocks: Iterable[Tensor], stop: Callable[[], None]) -> None:
