@@ -135,8 +135,10 @@ def connected(url: str, key: str | None = None) -> Iterator[ClientConnection]:
             raise fault from None
 
 
-def converse(socket: ClientConnection, agent: Agent, blocks: Iterable[Tensor], stop: Callable[[], None]) -> None:
-    """Until the blocks (n,) at 24 kHz end, or the server goes away: then stop() is called, and NoServer raised."""
+def converse(socket: ClientConnection, agent: Agent, wishes: Mapping[str, Any], blocks: Iterable[Tensor],
+             stop: Callable[[], None]) -> None:
+    """A session set up by `wishes`, a session.update, until the blocks (n,) at 24 kHz end, or the server goes away:
+    then stop() is called, and NoServer raised."""The session as `wishes`, a session.update, has it, until the blocks (n,) at 24 kHz end, or the server goes away: then stop() is called, and NoServer raised."""
     faults: list[VivaVoceError] = []
     leaving = threading.Event()
 
@@ -154,12 +156,13 @@ def converse(socket: ClientConnection, agent: Agent, blocks: Iterable[Tensor], s
     listening = threading.Thread(target=listen, daemon=True)
     listening.start()
     try:
+        socket.send(json.dumps(wishes))
         for block in blocks:
             if not listening.is_alive():
                 break
             agent.hear(block.numpy())
     except ConnectionClosed:
-        pass
+        listening.join(5)  # what came before is heard, and the microphone stopped
     lost = socket.close_code is not None
     leaving.set()
     socket.close()
@@ -198,10 +201,10 @@ def talk(args: argparse.Namespace, url: str) -> None:
         screen() as where,
     ):
         agent = Agent(socket.send, player, where, echo, stats=args.stats)
-        socket.send(json.dumps(session(args.lookahead.ms, stats=args.stats)))
+        wishes = session(args.lookahead.ms, stats=args.stats)
         say(f"listening to {microphone.device}, speaking on {loudspeaker.device}; talk when you like; Ctrl-C ends")
         with on_interrupt(microphone.stop):
-            converse(socket, agent, microphone, microphone.stop)
+            converse(socket, agent, wishes, microphone, microphone.stop)
         player.clear()
 
 

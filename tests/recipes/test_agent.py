@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import signal
 import subprocess
@@ -109,8 +108,7 @@ def run(server: Scripted, script: Script, microphone: Microphone, speaker: Speak
     try:
         with connected(address(server)) as socket, Player(speaker) as player:
             agent = Agent(socket.send, player, screen, stats=True)
-            socket.send(json.dumps(session(80)))
-            converse(socket, agent, microphone, microphone.stop)
+            converse(socket, agent, session(80), microphone, microphone.stop)
     finally:
         server.check()
     return screen
