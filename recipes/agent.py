@@ -138,7 +138,7 @@ def connected(url: str, key: str | None = None) -> Iterator[ClientConnection]:
 def converse(socket: ClientConnection, agent: Agent, wishes: Mapping[str, Any], blocks: Iterable[Tensor],
              stop: Callable[[], None]) -> None:
     """A session set up by `wishes`, a session.update, until the blocks (n,) at 24 kHz end, or the server goes away:
-    then stop() is called, and NoServer raised."""The session as `wishes`, a session.update, has it, until the blocks (n,) at 24 kHz end, or the server goes away: then stop() is called, and NoServer raised."""
+    then stop() is called, and NoServer raised."""
     faults: list[VivaVoceError] = []
     leaving = threading.Event()
 
