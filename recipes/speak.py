@@ -198,7 +198,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="of the recordings of --lines (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the words with their times")
     parser.add_argument("--rate", type=positive, default=1.0, metavar="R", help="0.5 to 2, 1 is the voice's own")
-    parser.add_argument("--steps", type=count, default=1, metavar="N", help="of the solver, 1 to 10 (default: 1, best with lj-en)")
+    parser.add_argument("--steps", type=count, default=1, metavar="N",
+                        help="of the solver, 1 to 10 (default: 1, best with lj-en)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one, a slightly other reading")
     parser.add_argument("--batch", type=count, default=8, metavar="N", help="lines at once (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")

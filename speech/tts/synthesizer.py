@@ -110,7 +110,8 @@ class _Session:
 class Synthesizer:
     """Many sessions on one voice. Not thread-safe: one thread steps it.
 
-    voice: what `voice.Voice.load` returns; slots: sessions at once; steps: of the flow's solver, 1 serves the voice that ships best.
+    voice: what `voice.Voice.load` returns; slots: sessions at once; steps: of the flow's solver (1 is
+    best with the voice that ships).
     """
 
     def __init__(self, voice: Voice, *, slots: int = 1, steps: int = 1) -> None:
