@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -33,6 +34,17 @@ def parse(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()})
     except ValueError as e:
         raise e if isinstance(e, BadConfig) else BadConfig(f"{where}: {e}") from e
+
+
+def read_toml(cls: type[C], path: Path) -> C:
+    """`parse` of a TOML file. Raises BadConfig also where it cannot be read, or is not TOML."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as e:
+        raise BadConfig(f"{path}: cannot be read ({e.strerror}); give a configuration as in recipes/train") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadConfig(f"{path}: not TOML ({e})") from e
+    return parse(cls, values, str(path))
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

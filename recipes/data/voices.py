@@ -106,7 +106,7 @@ class _Espeak:
     def __init__(self) -> None:
         library, _ = _espeak_files()
         try:
-            self.espeak, self.rate = espeak.library()
+            self.espeak, self.rate = espeak.opened()
         except OSError:
             raise MissingDependency(f"{library}: espeak-ng finds no voice data; apt install espeak-ng-data") from None
         self.chunks: list[npt.NDArray[np.int16]] = []

@@ -28,7 +28,7 @@ def files() -> tuple[str, str | None]:
 
 
 @functools.cache
-def library() -> tuple[ctypes.CDLL, int]:
+def opened() -> tuple[ctypes.CDLL, int]:
     """The library, ready, and its sample rate in Hz; once a process, for it waits for ever when it is opened twice.
     Raises OSError where there is none that works."""
     path, data = files()
@@ -44,7 +44,7 @@ def library() -> tuple[ctypes.CDLL, int]:
 def ipa(word: str) -> str:
     """How American English says it; empty for what it cannot say, and where there is no espeak-ng."""
     try:
-        espeak, _ = library()
+        espeak, _ = opened()
     except OSError:
         return ""
     with _LOCK:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Optional
 
 import pytest
 
-from vivavoce.speech.config import parse, read_json, to_dict
+from vivavoce.speech.config import parse, read_json, read_toml, to_dict
 from vivavoce.speech.errors import BadConfig
 
 
@@ -125,3 +125,16 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"absent.json: cannot be read \(No such file"):
         read_json(tmp_path / "absent.json")
+
+
+def test_toml_is_read_or_its_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("width = 4\n")
+    assert read_toml(Inner, path) == Inner(4)
+    for content, problem in ((b"width =", "not TOML"), (b"\xff", "not TOML"), (b"wdith = 4", "unknown key 'wdith'")):
+        path.write_bytes(content)
+        with pytest.raises(BadConfig, match=problem) as e:
+            read_toml(Inner, path)
+        assert str(path) in str(e.value)
+    with pytest.raises(BadConfig, match=r"none\.toml: cannot be read"):
+        read_toml(Inner, tmp_path / "none.toml")

@@ -13,7 +13,6 @@ import random
 import signal
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ from vivavoce.recipes.data.timed import CLASSES, LABELS_A_FRAME, TimedSpeech
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.checkpoint import load, save
-from vivavoce.speech.config import parse
+from vivavoce.speech.config import read_toml
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.nn.encoder import EncoderConfig
 from vivavoce.streaming.buffers import count_mask
@@ -347,12 +346,7 @@ class Run:
 
 def read_config(path: Path) -> TrainConfig:
     """Raises BadConfig: unreadable, not TOML, unknown keys."""
-    try:
-        return parse(TrainConfig, tomllib.loads(path.read_text()), str(path))
-    except OSError as e:
-        raise BadConfig(f"{path}: cannot be read ({e.strerror})") from e
-    except tomllib.TOMLDecodeError as e:
-        raise BadConfig(f"{path}: not TOML ({e})") from e
+    return read_toml(TrainConfig, path)
 
 
 def main(argv: list[str]) -> int:

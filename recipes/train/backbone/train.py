@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-import tomllib
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.speech.config import parse
-from vivavoce.speech.errors import BadConfig
+from vivavoce.speech.config import read_toml
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.hub import save
@@ -217,12 +215,7 @@ class Run:
 
 def read_config(path: Path) -> TrainConfig:
     """Raises BadConfig: unreadable, not TOML, unknown keys."""
-    try:
-        return parse(TrainConfig, tomllib.loads(path.read_text()), str(path))
-    except OSError as e:
-        raise BadConfig(f"{path}: cannot be read ({e.strerror})") from e
-    except tomllib.TOMLDecodeError as e:
-        raise BadConfig(f"{path}: not TOML ({e})") from e
+    return read_toml(TrainConfig, path)
 
 
 def main(argv: list[str]) -> int:

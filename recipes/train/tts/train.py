@@ -11,15 +11,13 @@ import argparse
 import signal
 import sys
 import time
-import tomllib
 from pathlib import Path
 from types import FrameType
 from typing import get_args
 
 import torch
 
-from vivavoce.speech.config import parse
-from vivavoce.speech.errors import BadConfig
+from vivavoce.speech.config import read_toml
 from vivavoce.speech.weights import Precision
 
 from .parts import PARTS, PartName, TrainConfig, export_converter, export_voice, learner
@@ -89,13 +87,7 @@ class Run:
 
 def read_config(path: Path) -> TrainConfig:
     """Raises BadConfig: unreadable, not TOML, unknown keys."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as e:
-        raise BadConfig(f"{path}: cannot be read ({e.strerror}); give a TOML file like lj-en.toml") from e
-    except tomllib.TOMLDecodeError as e:
-        raise BadConfig(f"{path}: not TOML ({e})") from e
-    return parse(TrainConfig, values, str(path))
+    return read_toml(TrainConfig, path)
 
 
 def main(argv: list[str]) -> int:

@@ -41,7 +41,7 @@ def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
 
 
 def test_unequal_tokens_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="the peer it compares with is not installed")
     monkeypatch.setattr(backbone, "replies", lambda *_: [[0]])
     with pytest.raises(Different, match="greedy tokens differ"):
         bench_backbone(TINY)

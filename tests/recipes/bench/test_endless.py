@@ -57,7 +57,7 @@ def test_the_command_prints_a_table_and_draws_a_plot(tmp_path: Path, capsys: pyt
     (tmp_path / "text").mkdir()
     with lzma.open(tmp_path / "text" / endless.CORPUS, "wt") as f:
         f.writelines("a line of prose\n" for _ in range(100))
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the plot needs it; ./setup test installs it")
     assert main(words) == 0
     assert "300" in capsys.readouterr().out
     assert (tmp_path / "docs" / "endless.png").stat().st_size > 1000

@@ -33,5 +33,5 @@ def test_without_any_a_word_has_no_ipa(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("not found")
 
     monkeypatch.setattr(espeak, "files", nothing)
-    monkeypatch.setattr(espeak, "library", espeak.library.__wrapped__)
+    monkeypatch.setattr(espeak, "opened", espeak.opened.__wrapped__)
     assert espeak.ipa("vocoder") == ""
