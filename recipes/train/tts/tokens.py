@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import soxr
 import torch
@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vivavoce.recipes.data import manifest
 from vivavoce.speech import audio
 from vivavoce.speech.asr.model import AsrModel
+from vivavoce.speech.nn.encoder import Now
 from vivavoce.speech.tts import mel
 from vivavoce.speech.tts.flow import Flow, sees
 from vivavoce.speech.tts.planner import FRAMES, Planner
@@ -33,6 +34,7 @@ from .data import Recording
 from .schedule import OptimizerConfig
 from .speech import WHOLE
 
+ALIKE = 24  # recordings on either side, by length, that may share a batch with one
 Heard = tuple[str, Tensor]  # split, (n,) float32 at 16 kHz
 
 
@@ -73,6 +75,16 @@ def cut(recogniser: AsrModel, layers: int, levels: tuple[int, ...]) -> SpeechTok
     return tokenizer
 
 
+class Lesson(NamedTuple):
+    """What the recogniser made of a batch. middle: (B, T, width) where its encoder is cut; now: what its layers share;
+    wanted: (B, T, pieces + 1) log probabilities; inside: (B, T, 1) which frames count."""
+
+    middle: Tensor
+    now: Now
+    wanted: Tensor
+    inside: Tensor
+
+
 class TokensPart:
     """The quantiser in training; a `Part`. The recogniser is frozen."""
 
@@ -81,38 +93,35 @@ class TokensPart:
         self.config, self.device, self.seed = config, device, seed
         self.model: nn.Module = quantiser.to(device)
         self.recogniser = recogniser.to(device).eval().requires_grad_(False)
-        self.train = [pcm for split, pcm in heard if split == "train"]
+        self.train = sorted((pcm for split, pcm in heard if split == "train"), key=len)
         self.dev = [pcm for split, pcm in heard if split == "dev"]
 
-    def loss(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> tuple[list[Tensor], int]:
+        """Recordings of like length, so that little is padding, and a lookahead."""
         draw = random.Random(self.seed * 1_000_003 + step)
+        middle = draw.randrange(len(self.train))
+        alike = self.train[max(0, middle - ALIKE) : middle + ALIKE + 1]
         pcm: list[Tensor] = []
         while sum(map(len, pcm)) < self.config.seconds * RATE:
-            pcm.append(draw.choice(self.train))
-        mels, frames = self._features(pcm)
-        lookahead = draw.choice(self.config.lookaheads)
-        with torch.no_grad():
-            middle, wanted, count = self._hear(mels, frames, lookahead)
-        passed, heard, _ = self._hear(mels, frames, lookahead, self.model)
-        inside = count_mask(count, middle.shape[1])[..., None]
-        same = ((passed - middle).square() * inside).sum() / (middle.square() * inside).sum()
-        words = (F.kl_div(heard, wanted, reduction="none", log_target=True).sum(-1, keepdim=True) * inside).sum()
-        return {"same": same, "words": words / inside.sum()}
+            pcm.append(draw.choice(alike))
+        return pcm, draw.choice(self.config.lookaheads)
 
-    def _features(self, pcm: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(self, step: int) -> dict[str, Tensor]:
+        lesson = self._hear(*self.batch(step))
+        passed: Tensor = self.model(lesson.middle)
+        heard, inside = self._understand(passed, lesson.now), lesson.inside
+        same = ((passed - lesson.middle).square() * inside).sum() / (lesson.middle.square() * inside).sum()
+        words = F.kl_div(heard, lesson.wanted, reduction="none", log_target=True).sum(-1, keepdim=True)
+        return {"same": same, "words": (words * inside).sum() / inside.sum()}
+
+    @torch.no_grad()
+    def _hear(self, pcm: Sequence[Tensor], lookahead: int) -> Lesson:
         samples = torch.tensor([len(p) for p in pcm], device=self.device)
-        together = pad_sequence(list(pcm), batch_first=True).to(self.device)
-        return self.recogniser.features(together, samples)  # type: ignore[no-any-return]
+        mels, frames = self.recogniser.features(pad_sequence(list(pcm), batch_first=True).to(self.device), samples)
+        caught: list[tuple[Tensor, Now]] = []
 
-    def _hear(self, mels: Tensor, frames: Tensor, lookahead: int,
-              through: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder frames where the encoder is cut, after `through` has had them, what the layers above make of them,
-        (B, T, pieces + 1) log probabilities, and how many there are."""
-        caught: list[Tensor] = []
-
-        def catch(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            caught.append(output if through is None else through(output))
-            return caught[0]
+        def catch(_module: nn.Module, inputs: tuple[Tensor, None, Now], output: Tensor) -> None:
+            caught.append((output, inputs[2]))
 
         hook = self.recogniser.encoder.layers[self.config.layers - 1].register_forward_hook(catch)
         try:
@@ -120,21 +129,31 @@ class TokensPart:
         finally:
             hook.remove()
         assert self.recogniser.ctc is not None
-        return caught[0], self.recogniser.ctc(x), count
+        return Lesson(*caught[0], self.recogniser.ctc(x), count_mask(count, x.shape[1])[..., None])
+
+    def _understand(self, middle: Tensor, now: Now) -> Tensor:
+        """What the layers above the cut make of it: (B, T, pieces + 1) log probabilities."""
+        for layer in self.recogniser.encoder.layers[self.config.layers :]:
+            middle = layer(middle, None, now)
+        assert self.recogniser.ctc is not None
+        return self.recogniser.ctc(middle)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """On dev recordings: share of frames whose likeliest piece stays, and of codes in use."""
+        """On dev recordings: share of frames whose likeliest piece stays, of codes in use, and of codes that would do
+        as well if all were used alike (the exponential of their entropy)."""
         assert isinstance(model, Quantiser)
-        same, total, used = 0, 0, set()
+        codes = math.prod(self.config.levels)
+        same, total, used = 0, 0, torch.zeros(codes)
         for pcm in self.dev[:40]:
-            mels, frames = self._features([pcm])
-            middle, wanted, _ = self._hear(mels, frames, self.config.lookaheads[-1])
-            _, heard, _ = self._hear(mels, frames, self.config.lookaheads[-1], model)
-            same += int((heard.argmax(-1) == wanted.argmax(-1)).sum())
+            lesson = self._hear([pcm], self.config.lookaheads[-1])
+            heard = self._understand(model(lesson.middle), lesson.now)
+            same += int((heard.argmax(-1) == lesson.wanted.argmax(-1)).sum())
             total += heard.shape[1]
-            used |= set(model.fsq.tokens(model.down(middle)).flatten().tolist())
-        return {"pieces kept": same / max(total, 1), "codes used": len(used) / math.prod(self.config.levels)}
+            used += model.fsq.tokens(model.down(lesson.middle)).flatten().bincount(minlength=codes).cpu()
+        share = used / max(total, 1)
+        return {"pieces kept": same / max(total, 1), "codes used": float((used > 0).sum()) / codes,
+                "perplexity": float(torch.special.entr(share).sum().exp()) / codes}
 
     def state(self) -> dict[str, Any]:
         return {}
