@@ -7,6 +7,8 @@ little at a time, and tells the echo canceller what it gave.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -48,8 +50,9 @@ class Player:
         self._items: list[tuple[str, int]] = []  # (item, where in it it begins)
         self._given = self._offset = 0  # samples of it with the device; the speaker's count where it begins
         self._paused = self._closed = False
+        self._silencing = 0  # who waits for the feeder to stand back
         self._fault: VivaVoceError | None = None
-        self._feeding, self._more = threading.Lock(), threading.Condition()
+        self._feeding, self._more = threading.Lock(), threading.Condition()  # taken in this order
         self._thread = threading.Thread(target=self._feed, daemon=True)
 
     def __enter__(self) -> Self:
@@ -64,7 +67,7 @@ class Player:
 
     def push(self, item: str, pcm: Pcm) -> None:
         """More of an item. Raises what the device failed with."""
-        with self._feeding, self._more:
+        with self._more:
             if self._fault:
                 raise self._fault
             if item not in dict(self._items):
@@ -93,7 +96,7 @@ class Player:
 
     def pause(self) -> None:
         """Silent when it returns."""
-        with self._feeding, self._more:
+        with self._silence():
             self._paused = True
             self._rewind()
 
@@ -105,7 +108,7 @@ class Player:
     def clear(self) -> tuple[str, int, int] | None:
         """Silent, and everything forgotten: the item that was playing, its samples heard and its samples given; None
         when there was none."""
-        with self._feeding, self._more:
+        with self._silence():
             self._rewind()
             heard, total = self._given, self._total
             begun = [(item, start) for item, start in self._items if start <= heard]
@@ -126,6 +129,19 @@ class Player:
         self._given = heard
         self._offset = self.speaker.played - heard
 
+    @contextmanager
+    def _silence(self) -> Iterator[None]:
+        """The feeder stands back after the block it is giving. Asked for, not only locked: a thread that gives a lock
+        back and takes it again at once gets it before any that waits wakes up."""
+        with self._more:
+            self._silencing += 1
+        with self._feeding, self._more:
+            try:
+                yield
+            finally:
+                self._silencing -= 1
+                self._more.notify()
+
     def _feed(self) -> None:
         while True:
             with self._more:
@@ -133,20 +149,27 @@ class Player:
                 if self._closed:
                     return
             with self._feeding:
-                if self._wanted:
-                    self._give()
+                self._give()
 
     @property
     def _wanted(self) -> bool:
-        return not self._paused and self._given < self._total
+        return not (self._paused or self._silencing) and self._given < self._total
 
     def _give(self) -> None:
-        raw = bytes(self._sound[2 * self._given : 2 * (self._given + BLOCK)])
+        """A block to the device, while more may be pushed."""
+        with self._more:
+            if not self._wanted:
+                return
+            raw = bytes(self._sound[2 * self._given : 2 * (self._given + BLOCK)])
         block = torch.from_numpy(np.frombuffer(raw, "<i2").astype(np.float32) / 32768)
         if self._echo:
             self._echo.far(block.numpy())
+        fault: VivaVoceError | None = None
         try:
             self.speaker.play(block)
         except VivaVoceError as e:  # told to whoever pushes next
-            self._fault, self._closed = e, True
-        self._given += len(block)
+            fault = e
+        with self._more:
+            self._given += len(block)
+            if fault:
+                self._fault, self._closed = fault, True

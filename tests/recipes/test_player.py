@@ -102,6 +102,61 @@ def test_a_paused_reply_goes_on_with_the_next_sample(player: Player, speaker: Sp
     assert echo.far_samples == 6000
 
 
+class Slow(Speaker):
+    """One that takes a block when the test lets it, as a device does whose buffer is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takes, self.busy, self.blocks = threading.Semaphore(0), threading.Event(), 0
+
+    def play(self, pcm: Tensor) -> None:
+        self.busy.set()
+        assert self.takes.acquire(timeout=60)
+        self.blocks += 1
+        super().play(pcm)
+
+
+class Contended:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self) -> None:
+        self._lock, self.awaited = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.awaited.set()
+            self._lock.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+
+def test_a_pause_waits_for_no_more_than_the_block_the_device_is_taking() -> None:
+    speaker, feeding = Slow(), Contended()
+    player = Player(speaker)
+    player._feeding = feeding  # type: ignore[assignment]
+    with player:
+        player.push("a", ramp(0, 20_000))
+        assert speaker.busy.wait(60)
+        pausing = threading.Thread(target=player.pause)
+        pausing.start()
+        assert feeding.awaited.wait(60)
+        speaker.takes.release(100)
+        pausing.join(60)
+        assert not pausing.is_alive()
+        assert speaker.blocks == 1
+
+
+def test_a_push_does_not_wait_for_the_device() -> None:
+    speaker = Slow()
+    with Player(speaker) as player:
+        for start in range(0, 5000, 1000):
+            player.push("a", ramp(start, start + 1000))
+        speaker.takes.release(100)
+        speaker.until(5000)
+    assert speaker.sound == ramp(0, 5000).tolist()
+
+
 def test_a_cut_says_which_item_and_how_much_of_it_was_heard(player: Player, speaker: Speaker) -> None:
     player.push("a", ramp(0, 3000))
     player.push("b", ramp(0, 4000))
