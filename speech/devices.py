@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .errors import MissingDependency, MissingDevice
 
 Kind = Literal["input", "output"]
 BLOCK = 0.02  # seconds a device hands over at once
+HOLD = 0.06  # seconds of sound that wait for a loudspeaker to ask for them
 STALL = 5.0  # seconds without a block after which a running device counts as gone
 
 
@@ -149,69 +151,92 @@ class Microphone:
 class Loudspeaker:
     """`with Loudspeaker(rate=24000) as out: out.play(pcm)`; leaving it waits until all is heard.
 
-    `play` returns when its last block is with the device, so a fast producer is slowed to real time. `stop()`, from
-    any thread, silences it at once; `played` says how many samples at `rate` were heard, for an interrupted reply.
+    `play` returns when little of it is left to give to the device, so a fast producer is slowed to real time. `stop()`,
+    from any thread, throws that away: what the device itself holds, its latency, is still heard. `played` says how many
+    samples at `rate` were heard, for an interrupted reply. The device is never without sound, it gets silence where
+    there is none: PortAudio's blocking writes hang for ever on some systems (ALSA over PulseAudio) once they are late.
     Raises as Microphone.
     """
 
-    def __init__(self, device: int | str | None = None, rate: int = 24000) -> None:
+    def __init__(self, device: int | str | None = None, rate: int = 24000, *, stall: float = STALL) -> None:
         self.device = find_device("output", device)
         self.rate = rate
+        self._stall = stall
         self._convert = RateConverter(rate, self.device.rate)
-        self._lock = threading.Lock()
-        self._given = 0  # frames at the device's rate, less those thrown away
-        self._stops = 0
+        self._more = threading.Condition()
+        self._queue = np.zeros(0, np.float32)  # for the device, at its rate
+        self._given = self._stops = 0  # given: frames of ours that the device took
+        self._recent: deque[tuple[int, int]] = deque()  # what it took last, and how much of that was ours
+        self._ended = False
         self._stream: Any = None
-        self._capacity = 0
 
     def __enter__(self) -> Self:
-        self._stream = _open_stream("OutputStream", self.device, self.device.outputs)
-        self._capacity = self._stream.write_available
+        self._stream = _open_stream(
+            "OutputStream", self.device, self.device.outputs, callback=self._fill, finished_callback=self._finished
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if e is None:
-                self._write(self._convert.push(np.zeros(0, np.float32), last=True))
+                self._put(self._convert.push(np.zeros(0, np.float32), last=True))
+                with self._more:
+                    self._wait(lambda: not len(self._queue) and not self._unheard)
         finally:
             _settle(self._stream.stop if e is None else self._stream.abort)
             _settle(self._stream.close)
 
     def play(self, pcm: Tensor | Samples) -> None:
         """(samples,) float or int16 mono at `rate`. Raises BadAudio, and MissingDevice when the device went away."""
-        self._write(self._convert.push(check(pcm, "the audio to play").cpu().numpy()))
+        self._put(self._convert.push(check(pcm, "the audio to play").cpu().numpy()))
 
     def stop(self) -> None:
-        """Throw away what was given and not yet heard; what is played afterwards starts afresh."""
-        with self._lock:
+        """Throw away what the device has not taken; what is played afterwards starts afresh."""
+        with self._more:
             self._stops += 1
-            self._given -= self._waiting()
+            self._queue = self._queue[:0]
+            self._recent.clear()  # what it holds will be heard, and so counts
             self._convert = RateConverter(self.rate, self.device.rate)
-            _settle(self._stream.abort)
-            _settle(self._stream.start)
+            self._more.notify_all()
 
     @property
     def played(self) -> int:
-        """Samples at `rate` that have left the loudspeaker's buffer."""
-        return max(0, round((self._given - self._waiting()) * self.rate / self.device.rate))
+        """Samples at `rate` that were heard, give or take a block."""
+        with self._more:
+            return max(0, round((self._given - self._unheard) * self.rate / self.device.rate))
 
-    def _waiting(self) -> int:
-        return max(0, self._capacity - int(self._stream.write_available))
+    @property
+    def _unheard(self) -> int:
+        return sum(ours for _, ours in self._recent)
 
-    def _write(self, x: Samples) -> None:
-        size, stops = round(BLOCK * self.device.rate), self._stops
-        for start in range(0, len(x), size):
-            with self._lock:
-                if self._stops != stops:
-                    return
-                self._write_block(x[start : start + size])
+    def _put(self, x: Samples) -> None:
+        with self._more:
+            stops, hold = self._stops, round(HOLD * self.device.rate)
+            self._queue = np.concatenate([self._queue, x])
+            self._wait(lambda: len(self._queue) <= hold or self._stops != stops)
 
-    def _write_block(self, x: Samples) -> None:
-        try:
-            self._stream.write(np.repeat(x[:, None], self._stream.channels, axis=1))
-        except _portaudio().PortAudioError as e:
-            raise MissingDevice(f"the loudspeaker {self.device} went away ({e}); plug it in again") from e
-        self._given += len(x)
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Until then, while the device keeps asking. Raises MissingDevice when it does not."""
+        while not done():
+            if self._ended or not self._more.wait(self._stall):
+                raise MissingDevice(f"the loudspeaker {self.device} went away; plug it in again")
+
+    def _fill(self, out: Samples, count: int, time: object, status: object) -> None:
+        """On PortAudio's own thread: so many frames are wanted now."""
+        with self._more:
+            ours, self._queue = self._queue[:count], self._queue[count:]
+            out[: len(ours)], out[len(ours) :] = ours[:, None], 0
+            self._given += len(ours)
+            self._recent.append((count, len(ours)))
+            latency = self._stream.latency * self.device.rate if self._stream else 0
+            while self._recent and sum(n for n, _ in self._recent) - self._recent[0][0] >= latency:
+                self._recent.popleft()
+            self._more.notify_all()
+
+    def _finished(self) -> None:
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
 
 
 def _open_stream(cls: str, device: Device, channels: int, **callbacks: object) -> Any:

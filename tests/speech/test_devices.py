@@ -35,16 +35,41 @@ class FakeStream:
         self.device, self.channels, self.samplerate, self.blocksize = device, channels, samplerate, blocksize
         self.callback, self.finished = callback, finished_callback
         self.running = self.closed = self.gone = False
+        self.latency = 0.05
         self.written: list[np.ndarray] = []
-        self.write_available = 4000
-        self.aborted = 0
+        self.asking = threading.Event()  # set: it asks for block after block
+        self.thread: threading.Thread | None = None
 
     def hear(self, mono: np.ndarray) -> None:
         assert self.running
         assert self.callback
         self.callback(np.repeat(mono[:, None], self.channels, 1), len(mono), None, None)
 
+    def ask(self, frames: int | None = None) -> np.ndarray:
+        """The hardware wants more: what it is given, (frames,)."""
+        assert self.callback
+        out = np.full((frames or self.blocksize, self.channels), np.nan, np.float32)
+        self.callback(out, len(out), None, None)
+        self.written.append(out[:, 0])
+        return out[:, 0]
+
+    def ask_on(self) -> None:
+        """As fast as it can, until it is stopped."""
+        self.asking.set()
+        self.thread = threading.Thread(target=self._ask_on)
+        self.thread.start()
+
+    def _ask_on(self) -> None:
+        while self.asking.is_set():
+            self.ask()
+
+    def _quiet(self) -> None:
+        self.asking.clear()
+        if self.thread:
+            self.thread.join(60)
+
     def unplug(self) -> None:
+        self._quiet()
         self.gone = True
         if self.finished:
             self.finished()
@@ -55,21 +80,17 @@ class FakeStream:
     def stop(self) -> None:
         if self.gone:
             raise PortAudioError("Stream is stopped")
+        self._quiet()
         self.running = False
         if self.finished:
             self.finished()
 
     def abort(self) -> None:
-        self.aborted += 1
-        self.write_available = 4000
+        self._quiet()
+        self.running = False
 
     def close(self) -> None:
         self.closed = True
-
-    def write(self, x: np.ndarray) -> None:
-        if self.gone:
-            raise PortAudioError("Device unavailable")
-        self.written.append(x.copy())
 
 
 class FakeSoundDevice:
@@ -232,24 +253,59 @@ def test_a_slow_reader_loses_only_what_exceeds_the_bound_and_is_told(sd: FakeSou
 def test_a_loudspeaker_plays_everything_at_its_own_rate(sd: FakeSoundDevice, rate: int) -> None:
     x = noise(rate)
     with Loudspeaker("headset", rate) as out:
+        sd.streams[0].ask_on()
         for start in range(0, len(x), 700):
             out.play(torch.from_numpy(x[start : start + 700]))
-    got = np.concatenate(sd.streams[0].written)[:, 0]
-    assert np.array_equal(got, soxr.ResampleStream(rate, 48000, 1).resample_chunk(x, last=True))
+    got = np.concatenate(sd.streams[0].written)
+    want = soxr.ResampleStream(rate, 48000, 1).resample_chunk(x, last=True)
+    assert np.array_equal(got[got != 0], want[want != 0])  # between them it was late, and the device got silence
     assert out.played == rate
     assert not sd.streams[0].running
 
 
+def test_a_device_that_refuses_mono_plays_on_all_its_channels(sd: FakeSoundDevice) -> None:
+    sd.refused_channels = {1}
+    with Loudspeaker("headset", 48000) as out:
+        stream = sd.streams[-1]
+        out.play(np.array([0.5, 0.25], np.float32))
+        given = np.full((3, 2), np.nan, np.float32)
+        assert stream.callback
+        stream.callback(given, 3, None, None)
+        stream.ask_on()
+    assert given.tolist() == [[0.5, 0.5], [0.25, 0.25], [0, 0]]
+
+
 def test_a_stopped_loudspeaker_counts_only_what_was_heard(sd: FakeSoundDevice) -> None:
     with Loudspeaker("headset", 48000) as out:
-        out.play(noise(48000))
-        sd.streams[0].write_available = 4000 - 2400  # 50 ms are still in its buffer
-        assert out.played == 45600
+        stream = sd.streams[0]
+        out.play(noise(2880))
+        assert not out.played
+        assert [len(stream.ask()) for _ in range(2)] == [960, 960]
+        assert out.played == 0  # it is all in the device: 50 ms
+        stream.ask(1920)
+        assert out.played == 960
         out.stop()
-        assert sd.streams[0].aborted == 1
-        assert out.played == 45600
-        out.play(noise(4800))
-        assert out.played == 50400
+        assert out.played == 2880  # what it has will be heard
+        out.play(noise(2000))
+        stream.ask()
+        out.stop()
+        assert out.played == 3840
+        assert not stream.ask().any()
+        out.play(noise(480))
+        stream.ask_on()
+    assert out.played == 4320
+
+
+def test_stop_frees_who_waits_for_the_device(sd: FakeSoundDevice) -> None:
+    with Loudspeaker("headset", 48000) as out:
+        playing = threading.Thread(target=out.play, args=[noise(48000)])
+        playing.start()
+        while not sd.streams[0].ask().any():  # until it has begun
+            pass
+        out.stop()
+        playing.join(60)
+        assert not playing.is_alive()
+        sd.streams[0].ask_on()
 
 
 def test_a_loudspeaker_that_goes_away_is_named(sd: FakeSoundDevice) -> None:
@@ -261,6 +317,12 @@ def test_a_loudspeaker_that_goes_away_is_named(sd: FakeSoundDevice) -> None:
     with pytest.raises(MissingDevice, match="2: USB Headset went away"):
         play()
     assert sd.streams[0].closed
+
+
+@pytest.mark.usefixtures("sd")
+def test_a_loudspeaker_that_just_stops_asking_counts_as_gone() -> None:
+    with pytest.raises(MissingDevice, match="2: USB Headset went away"), Loudspeaker(2, stall=0.01) as out:
+        out.play(noise(24000))
 
 
 def test_a_stream_that_will_not_close_holds_nobody_up(sd: FakeSoundDevice, monkeypatch: pytest.MonkeyPatch) -> None:
