@@ -51,6 +51,7 @@ COMMANDS = {
     "train tts": Command("train.tts.train", "train a voice"),
     "train backbone": Command("train.backbone.train", "train a language model for dialogue"),
     "data synthesize": Command("data.synthesize", "make synthetic speech to train on"),
+    "data align": Command("data.align", "find the phones in recordings to train on"),
     "data tokenizer": Command("data.tokenizer", "make subword tokenizers"),
     "data replies": Command("train.backbone.replies", "write the ready answers of a small language model"),
     "train folds": Command("train.asr.folds", "train a recogniser again on other folds and seeds, for the spread"),

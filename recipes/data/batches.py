@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vivavoce.recipes.data.augment import Audio, Augment, Stored
+from vivavoce.recipes.data.labels import FRAME, LABELS_A_FRAME, Timed, frame_classes, stack
 from vivavoce.recipes.data.manifest import Utterance
 from vivavoce.speech.errors import BadAudio, BadConfig
 from vivavoce.speech.text import normalize
@@ -30,12 +31,14 @@ FRAME_SECONDS = 0.08  # of the encoder: CTC needs one a token, and one more betw
 
 
 class Batch(NamedTuple):
-    """pcm (B, N) float32 at 16 kHz, zero-padded; samples (B,); tokens (B, U), zero-padded; token_lengths (B,)."""
+    """pcm (B, N) float32 at 16 kHz, zero-padded; samples (B,); tokens (B, U), zero-padded; token_lengths (B,); phones
+    (B, 2 T), two for each encoder frame, -1 where unknown (see labels.py), or None."""
 
     pcm: Tensor
     samples: Tensor
     tokens: Tensor
     token_lengths: Tensor
+    phones: Tensor | None = None
 
     @property
     def seconds(self) -> float:
@@ -48,7 +51,7 @@ class Batch(NamedTuple):
         return 1 - float(self.samples.sum()) / max(self.pcm.numel(), 1)
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(*(t.to(device, non_blocking=True) for t in self))
+        return type(self)(*(None if t is None else t.to(device, non_blocking=True) for t in self))
 
 
 def read_audio(utterance: Utterance) -> Stored:
@@ -107,6 +110,7 @@ class Recordings(Dataset[Batch]):
         self.left_out = len(utterances) - len(keep)
         self.augment = augment
         self.stored: Callable[[int], Stored] | None = None
+        self.timed: Callable[[Utterance], Timed | None] | None = None
         self._cache: dict[int, Stored] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -128,11 +132,21 @@ class Recordings(Dataset[Batch]):
 
     def __getitem__(self, request: tuple[int, Sequence[int]]) -> Batch:
         epoch, indices = request
-        return pad([self._waveform(i, epoch) for i in indices], [self.tokens[i] for i in indices])
+        audio = [self._waveform(i, epoch) for i in indices]
+        phones = None if self.timed is None else [self._phones(i, len(a)) for i, a in zip(indices, audio, strict=True)]
+        return pad(audio, [self.tokens[i] for i in indices], phones)
 
     def _waveform(self, index: int, epoch: int) -> Audio:
         audio = self.audio(index).astype(np.float32) / np.float32(32768)
         return audio if self.augment is None else self.augment(audio, index, epoch)
+
+    def _phones(self, index: int, samples: int) -> npt.NDArray[np.int64]:
+        """Labels of a waveform that was `samples` long after augmentation, which stretches it at most."""
+        utterance, frames = self.utterances[index], samples // FRAME + 2
+        timed = [(0, "")] if not self.tokens[index].size else self.timed(utterance) if self.timed is not None else None
+        if timed is None:
+            return np.full(LABELS_A_FRAME * frames, -1, np.int64)
+        return frame_classes(timed, frames, samples / max(len(self.audio(index)), 1))
 
 
 def _fits(seconds: float, tokens: npt.NDArray[np.int64], config: BatchConfig) -> bool:
@@ -141,8 +155,9 @@ def _fits(seconds: float, tokens: npt.NDArray[np.int64], config: BatchConfig) ->
     return config.shortest <= seconds <= config.longest and len(tokens) + repeats <= seconds / faster / FRAME_SECONDS
 
 
-def pad(audio: Sequence[Audio], tokens: Sequence[npt.NDArray[np.int64]]) -> Batch:
-    """Waveforms and token rows of any lengths as one zero-padded batch."""
+def pad(audio: Sequence[Audio], tokens: Sequence[npt.NDArray[np.int64]],
+        phones: Sequence[npt.NDArray[np.int64]] | None = None) -> Batch:
+    """Waveforms, token rows and label rows of any lengths as one padded batch."""
     samples = torch.tensor([len(a) for a in audio])
     lengths = torch.tensor([len(t) for t in tokens])
     pcm = torch.zeros(len(audio), int(samples.max()))
@@ -150,7 +165,7 @@ def pad(audio: Sequence[Audio], tokens: Sequence[npt.NDArray[np.int64]]) -> Batc
     for row, (a, t) in enumerate(zip(audio, tokens, strict=True)):
         pcm[row, : len(a)] = torch.from_numpy(a)
         padded[row, : len(t)] = torch.from_numpy(t)
-    return Batch(pcm, samples, padded, lengths)
+    return Batch(pcm, samples, padded, lengths, None if phones is None else torch.from_numpy(stack(phones)))
 
 
 class Batches:

@@ -10,40 +10,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vivavoce.recipes.data.batches import RATE, Batch, pad
+from vivavoce.recipes.data.labels import FRAME, frame_classes
 from vivavoce.recipes.data.voices import draw, say_timed
 from vivavoce.speech.errors import BadAudio
 
-FRAME = 1280  # samples of an encoder frame
-LABELS_A_FRAME = 2
-# espeak-ng's mnemonics for English, most frequent first; a phone's class is its place here plus one, 0 is silence
-PHONES = (
-    "t", "n", "I", "d", "s", "l", "m", "@", "k", "r", "a", "z", "E", "D", "w", "V", "aI", "i:", "f", "v", "h", "p",
-    "b", "eI", "0", "u:", "a#", "oU", "3", "i", "I2", "j", "N", ";", "@2", "g", "3:", "S", "U", "O@", "aU", "T",
-    "tS", "A@", "@L", "r-", "O:", "dZ", "t#", "I#", "e@", "aa", "O2", "o@", "i@3", "i@", "U@", "OI", "aI2", "A:",
-    "t2", "@5", "aI@",
-)  # fmt: skip
-CLASSES = len(PHONES) + 1
-_CLASS = {name: i + 1 for i, name in enumerate(PHONES)}
+# espeak-ng's mnemonics for English as ARPAbet; what is missing here is silence
+_ESPEAK_TEXT = """
+t=T n=N I=IH d=D s=S l=L m=M @=AH k=K r=R a=AE z=Z E=EH D=DH w=W V=AH aI=AY i:=IY f=F v=V h=HH p=P b=B eI=EY 0=AA u:=UW
+a#=AH oU=OW 3=ER i=IY I2=IH j=Y N=NG ;=Y @2=AH g=G 3:=ER S=SH U=UH O@=AO aU=AW T=TH tS=CH A@=AA @L=L r-=R O:=AO dZ=JH
+t#=T I#=IH e@=EH aa=AE O2=AO o@=AO i@3=IH i@=IH U@=UH OI=OY aI2=AY A:=AA t2=T @5=AH aI@=AY Z=ZH
+"""
+_ESPEAK = dict(pair.split("=") for pair in _ESPEAK_TEXT.split())
 
 
-class TimedBatch(NamedTuple):
-    """A batch and its phone classes, (B, 2 T) int64, two for each encoder frame; -1 past an utterance's end."""
-
-    batch: Batch
-    phones: Tensor
-
-
-class TimedSpeech(Dataset[TimedBatch]):
+class TimedSpeech(Dataset[Batch]):
     """Batches of about `seconds` of synthetic speech. The k-th has the same sentences and voices whenever it is asked
     for; its samples differ a little, as espeak-ng carries its state from one sentence to the next.
 
@@ -57,15 +43,15 @@ class TimedSpeech(Dataset[TimedBatch]):
         if not self.texts:
             raise ValueError(f"no sentence of 2 to {longest} words to read aloud")
 
-    def batches(self, start: int, workers: int = 0) -> Iterator[TimedBatch]:
+    def batches(self, start: int, workers: int = 0) -> Iterator[Batch]:
         """Without end, from the start-th on, made here or by `workers` processes, in the same order."""
         yield from DataLoader(self, batch_size=None, sampler=_From(start), num_workers=workers,
                               prefetch_factor=4 if workers else None)
 
-    def __getitem__(self, number: int) -> TimedBatch:
+    def __getitem__(self, number: int) -> Batch:
         return self.batch(number)
 
-    def batch(self, number: int) -> TimedBatch:
+    def batch(self, number: int) -> Batch:
         """Sentences of like length, each in a voice of its own, with a little noise."""
         first = int(np.random.default_rng((self.seed, number)).integers(len(self.texts)))
         audio, phones, tokens = [], [], []
@@ -80,12 +66,11 @@ class TimedSpeech(Dataset[TimedBatch]):
                 continue
             noise = rng.standard_normal(len(pcm), dtype=np.float32) * np.float32(10 ** rng.uniform(-4.5, -2.2))
             audio.append(pcm + noise)
-            phones.append(frame_classes(timed, len(pcm) // FRAME + 2))
+            named = [(sample, _ESPEAK.get(name, "")) for sample, name in timed]
+            phones.append(frame_classes(named, len(pcm) // FRAME + 2))
             tokens.append(np.array(self.tokenizer.encode(text).ids, np.int64))
             left -= len(pcm) / RATE
-        most = max(len(p) for p in phones)
-        padded = [np.pad(p, (0, most - len(p)), constant_values=-1) for p in phones]
-        return TimedBatch(pad(audio, tokens), torch.from_numpy(np.stack(padded)))
+        return pad(audio, tokens, phones)
 
 
 @dataclass(frozen=True)
@@ -96,12 +81,3 @@ class _From:
 
     def __iter__(self) -> Iterator[int]:
         return itertools.count(self.start)
-
-
-def frame_classes(phones: Sequence[tuple[int, str]], frames: int) -> npt.NDArray[np.int64]:
-    """The phone class at the middle of each half of each encoder frame, (2 frames,); frame t is centred on 1280 t."""
-    starts = np.array([sample for sample, _ in phones] or [0])
-    classes = np.array([_CLASS.get(name, 0) for _, name in phones] or [0], np.int64)
-    moment = np.arange(LABELS_A_FRAME * frames) * (FRAME // LABELS_A_FRAME) - FRAME // 4
-    at = np.searchsorted(starts, moment, side="right") - 1
-    return np.where(at < 0, 0, classes[np.maximum(at, 0)])

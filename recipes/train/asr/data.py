@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vivavoce.recipes.data import manifest
+from vivavoce.recipes.data.align import Phones
 from vivavoce.recipes.data.augment import Augment, AugmentConfig
 from vivavoce.recipes.data.batches import Batch, BatchConfig, Batches, Recordings, read_audio
 from vivavoce.recipes.data.sources import gather, noise_pool, room_pool
@@ -31,13 +32,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """speech: folder of corpora, one manifest each; synthetic: folders that `vivavoce data synthesize` made. Both are
-    relative to the data folder. repeats: how often an epoch shows each corpus (`synthetic` for all made speech).
-    dev: corpora measured while training, with at most dev_utterances of each. workers: processes that decode and
-    augment. store: a folder (best on a local disk) to decode everything into before the first step; else recordings
-    are decoded when they are first needed."""
+    """speech: folder of corpora, one manifest each; synthetic: folders that `vivavoce data synthesize` made; phones:
+    the file that `vivavoce data align` made, or none. All are relative to the data folder. repeats: how often an epoch
+    shows each corpus (`synthetic` for all made speech). dev: corpora measured while training, with at most
+    dev_utterances of each. workers: processes that decode and augment. store: a folder (best on a local disk) to decode
+    everything into before the first step; else recordings are decoded when they are first needed."""
 
     speech: str = "speech"
+    phones: str = ""
     synthetic: tuple[str, ...] = ()
     repeats: Mapping[str, float] = field(default_factory=dict)
     noise_share: float = 0.02
@@ -60,6 +62,8 @@ class TrainingData:
         sources = gather(speech, [root / folder for folder in config.synthetic], config.repeats, config.noise_share)
         noises = noise_pool(speech)
         recordings = Recordings(sources.utterances, tokenizer, config.batches, sources.weights)
+        if config.phones:
+            recordings.timed = Phones(root / config.phones, speech).of
         if config.store:
             folder = Path(config.store) / f"rank{rank}"
             recordings.stored = build(recordings.utterances, folder, max(1, config.workers)).__getitem__

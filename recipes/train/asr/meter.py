@@ -23,15 +23,15 @@ class Meter:
     waited: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
-    def ready(self, batches: Iterator[tuple[Batch, Tensor | None]]) -> Iterator[tuple[Batch, Tensor | None]]:
+    def ready(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches, the time they take counted as waiting."""
         while True:
             asked = time.monotonic()
-            item = next(batches, None)
+            batch = next(batches, None)
             self.waited += time.monotonic() - asked
-            if item is None:
+            if batch is None:
                 return
-            yield item
+            yield batch
 
     def take(self, loss: Tensor, batch: Batch) -> None:
         self.losses.append(loss)

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
-from vivavoce.recipes.data.timed import CLASSES, LABELS_A_FRAME, TimedSpeech
+from vivavoce.recipes.data.labels import CLASSES, LABELS_A_FRAME
+from vivavoce.recipes.data.timed import TimedSpeech
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.checkpoint import load, save
@@ -65,7 +66,8 @@ class TrainConfig:
     encoder and transducer then stay unset. transducer: train one beside CTC, whose share of the loss is then
     ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
     is between_weight. timed: for so many steps at the beginning the data is synthetic speech with known phone times, in
-    batches of timed_seconds, and the loss names the phone of every 40 ms besides (see recipes/data/timed.py).
+    batches of timed_seconds (see recipes/data/timed.py). phones_weight: of naming the phone of every 40 ms beside the
+    other losses, where phones are known: in timed speech, and in recordings that were aligned (`phones` in [data]).
     consistency: weight of the difference between what CTC hears in two maskings of every utterance (CR-CTC,
     arXiv 2410.05101; 0.2 there), 0 for one masking as usual; a step then computes twice as much."""
 
@@ -82,6 +84,7 @@ class TrainConfig:
     between: int = -1
     between_weight: float = 0.3
     consistency: float = 0.0
+    phones_weight: float = 4.0
     timed: int = 0
     timed_seconds: float = 24.0
     seed: int = 1
@@ -135,15 +138,15 @@ class Trainer:
         cool = max(0.0, left / max(o.cooldown * o.steps, 1.0))
         return o.rate * min(warm, cool, 1.0)
 
-    def step(self, batch: Batch, phones: Tensor | None = None) -> Tensor:
-        """One update; phones as in `TimedBatch`. Returns the loss in nats a token, left on the device: to read it is to
+    def step(self, batch: Batch) -> Tensor:
+        """One update. Returns the loss in nats a token, left on the device: to read it is to
         wait for it."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         amp = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with amp:
-            loss = self.loss(batch.to(self.device), None if phones is None else phones.to(self.device))
+            loss = self.loss(batch.to(self.device))
         loss.backward()
         self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip)
@@ -153,20 +156,21 @@ class Trainer:
         self._update_average()
         return loss.detach()
 
-    def loss(self, batch: Batch, phones: Tensor | None = None) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Nats a token, all heads together."""
         draw = random.Random(self.config.seed * 1_000_003 + self.step_count)
         lookahead = draw.choice(self.config.lookaheads)
         mel, frames = self.model.features(batch.pcm, batch.samples)
-        targets, twice = (batch.tokens, batch.token_lengths), self.config.consistency > 0 and phones is None
+        targets, twice = (batch.tokens, batch.token_lengths), self.config.consistency > 0
         if twice:  # two views of every utterance, masked apart, one below the other
             mel, frames, targets = _doubled(mel), _doubled(frames), (_doubled(targets[0]), _doubled(targets[1]))
         mel = self.config.spec_augment(mel, frames, seed=draw.randrange(2**31))
         x, middle, count = self._encode(mel, frames, lookahead)
         assert self.model.ctc is not None
         loss = self.model.ctc.loss(x, count, *targets)
-        if phones is not None:
-            loss = 2 * self._named(x, count, phones) + 0.5 * loss
+        if batch.phones is not None:
+            phones = _doubled(batch.phones) if twice else batch.phones
+            loss = loss + self.config.phones_weight * self._named(x, count, phones)
         if self.between is not None:
             loss = torch.lerp(loss, self.between.loss(middle, count, *targets), self.config.between_weight)
         if twice:
@@ -182,7 +186,8 @@ class Trainer:
         said = self.phones(x).unflatten(-1, (LABELS_A_FRAME, CLASSES)).flatten(1, 2)
         n = min(said.shape[1], phones.shape[1])
         phones = phones[:, :n].masked_fill(~count_mask(LABELS_A_FRAME * count, n), -1)
-        return F.cross_entropy(said[:, :n].transpose(1, 2), phones, ignore_index=-1)
+        known = (phones >= 0).sum().clamp(min=1)  # a mean over none would be no number
+        return F.cross_entropy(said[:, :n].transpose(1, 2), phones, ignore_index=-1, reduction="sum") / known
 
     def _encode(self, mel: Tensor, frames: Tensor, lookahead: int) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder frames, those after layer `between` (or the same), and their counts."""
@@ -280,8 +285,8 @@ class Run:
         signal.signal(signal.SIGINT, self._stop)
         began = saved = time.monotonic()
         meter, before = Meter(), self.trainer.spent
-        for batch, phones in meter.ready(self.batches()):
-            meter.take(self.trainer.step(batch, phones), batch)
+        for batch in meter.ready(self.batches()):
+            meter.take(self.trainer.step(batch), batch)
             now = time.monotonic()
             share = (now - began) / (60 * minutes) if minutes else 0.0
             self.trainer.spent = before + share if finish else 0.0
@@ -297,7 +302,7 @@ class Run:
             if over or done:
                 return
 
-    def batches(self) -> Iterator[tuple[Batch, Tensor | None]]:
+    def batches(self) -> Iterator[Batch]:
         """From the trainer's step on: timed speech first, then the data."""
         timed, step = self.config.timed, self.trainer.step_count
         if step < timed:
@@ -305,7 +310,7 @@ class Run:
                                  seed=self.config.seed * 1000 + self.rank)
             yield from islice(speech.batches(step, self.config.data.workers), timed - step)
             step = timed
-        yield from ((batch, None) for batch in self.data.batches(step - timed))
+        yield from self.data.batches(step - timed)
 
     def _everyone(self, stop: bool) -> bool:
         """What rank 0 decides: one that stopped alone would leave the others waiting for its gradients."""

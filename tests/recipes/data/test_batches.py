@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from vivavoce.recipes.data.augment import Augment, AugmentConfig
 from vivavoce.recipes.data.batches import RATE, Batch, BatchConfig, Batches, Recordings, pad, read_audio
+from vivavoce.recipes.data.labels import FRAME
 from vivavoce.recipes.data.manifest import Utterance
 from vivavoce.recipes.data.tokenizer import train_tokenizer
 from vivavoce.speech.errors import BadAudio, BadConfig
@@ -147,7 +148,25 @@ def test_the_cache_changes_nothing_but_the_reading(tmp_path: Path) -> None:
 
 
 def _same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(torch.equal(x, y) if x is not None and y is not None else x is y for x, y in zip(a, b, strict=True))
+
+
+def test_known_phones_lie_beside_the_batch_and_stretch_with_the_sound(tmp_path: Path) -> None:
+    rows = _recorded(tmp_path, (0.9, 1.3))
+    config = BatchConfig(seconds=10.0, buckets=1)
+    recordings = Recordings(rows, tokenizer(), config)
+    assert recordings[0, [0, 1]].phones is None
+    recordings.timed = lambda u: [(0, "SIL"), (int(0.5 * RATE), "S")] if u is rows[1] else None
+    batch = recordings[0, [0, 1]]
+    assert batch.phones is not None
+    assert batch.phones.shape == (2, 2 * (int(1.3 * RATE) // FRAME + 2))
+    assert bool((batch.phones[0] == -1).all())  # never aligned: nothing is known
+    begins = int((batch.phones[1] > 0).int().argmax())
+    assert begins == 13  # half frames of 40 ms, each named for its middle
+    recordings.augment = lambda audio, index, epoch: np.repeat(audio, 2)  # type: ignore[assignment]
+    slower = recordings[0, [1]].phones
+    assert slower is not None
+    assert int((slower[0] > 0).int().argmax()) == 26
 
 
 def test_worker_processes_give_the_batches_that_this_process_gives(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def test_phases_come_in_order_with_their_own_lengths(data: TrainingData) -> None
 def test_a_restart_gives_the_batches_that_would_have_come(data: TrainingData, start: int) -> None:
     whole = list(islice(data.batches(0), 10))[start:]
     for a, b in zip(whole, islice(data.batches(start), 10 - start), strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert torch.equal(a.pcm, b.pcm)
+        assert torch.equal(a.tokens, b.tokens)
 
 
 def test_dev_recordings_are_measured_and_never_trained_on(data: TrainingData, tmp_path: Path) -> None:

@@ -82,15 +82,15 @@ def test_timed_speech_comes_first_and_a_cut_inside_it_resumes(root: Path) -> Non
         pytest.skip(str(e))
     config, cpu = make_config(timed=4, timed_seconds=2.0), torch.device("cpu")
     whole = Run(config, root, root / "whole", cpu)
-    kinds = [phones is not None for _, phones in islice(whole.batches(), 6)]
+    kinds = [batch.phones is not None for batch in islice(whole.batches(), 6)]
     assert kinds == [True] * 4 + [False] * 2
     whole.train()
     cut = Run(config, root, root / "cut", cpu)
-    for batch, phones in islice(cut.batches(), 2):
-        cut.trainer.step(batch, phones)
+    for batch in islice(cut.batches(), 2):
+        cut.trainer.step(batch)
     cut.save()
     again = Run(config, root, root / "cut", cpu)
-    assert [phones is not None for _, phones in islice(again.batches(), 4)] == [True] * 2 + [False] * 2
+    assert [batch.phones is not None for batch in islice(again.batches(), 4)] == [True] * 2 + [False] * 2
     again.train()
     assert again.trainer.step_count == 8
 
@@ -110,7 +110,7 @@ def test_two_maskings_and_workers_over_one_store_train_and_resume(root: Path) ->
     config, cpu = make_config(consistency=0.2, data=data), torch.device("cpu")
     whole, cut = (Run(config, root, root / name, cpu) for name in ("whole", "cut"))
     whole.train()
-    for batch, _ in islice(cut.batches(), 3):
+    for batch in islice(cut.batches(), 3):
         cut.trainer.step(batch)
     cut.save()
     again = Run(config, root, root / "cut", cpu)
