@@ -35,6 +35,7 @@ Samples = NDArray[np.float32]
 LOOKAHEAD = 80  # ms
 SEMANTIC = {"type": "semantic_vad"}  # a turn ends sooner the more complete it sounds
 PATH = "/v1/realtime"
+LEAVING = 30.0  # seconds that what the server said last may take, on a busy machine, to be told
 
 
 class NoServer(VivaVoceError, OSError):
@@ -162,11 +163,11 @@ def converse(socket: ClientConnection, agent: Agent, wishes: Mapping[str, Any], 
                 break
             agent.hear(block.numpy())
     except ConnectionClosed:
-        listening.join(5)  # what came before is heard, and the microphone stopped
+        listening.join(LEAVING)  # what came before is heard, and the microphone stopped
     lost = socket.close_code is not None
     leaving.set()
     socket.close()
-    listening.join(5)  # it may hang in a device that died
+    listening.join(LEAVING)  # it may hang in a device that died
     if faults:
         raise faults[0]
     if lost:

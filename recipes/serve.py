@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import queue
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -36,10 +38,15 @@ from vivavoce.speech.llm.assistant import MODEL as CHAT
 from vivavoce.speech.llm.assistant import Assistant
 from vivavoce.speech.tts.synthesizer import Synthesizer
 from vivavoce.speech.vad import Vad
+from vivavoce.streaming.errors import VivaVoceError
 
 SMALL = 30e6  # parameters; below this the matrices of one step are too small for threads to share
 LEAST, MOST = 4, 256  # sessions, where nobody says how many
 KEYS, LLM_KEY = "VIVAVOCE_API_KEY", "VIVAVOCE_LLM_KEY"
+
+
+class NotServing(VivaVoceError, OSError):
+    """The server could not start."""
 
 
 class Server(uvicorn.Server):
@@ -55,7 +62,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as e:  # somebody else began to listen there meanwhile
+            raise NotServing(f"nothing can listen there ({e.strerror or e}); choose another --port") from e
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             scheme = "https" if self.config.is_ssl else "http"
@@ -201,37 +211,67 @@ def config(args: argparse.Namespace, application: Any) -> uvicorn.Config:
     )
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """A socket to listen on later. Raises NotServing."""
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except (OSError, OverflowError) as e:
+        taken.close()
+        reason = getattr(e, "strerror", None) or e
+        raise NotServing(f"nothing can listen at {host} port {port} ({reason}); end what does, or choose another "
+                         "--host or --port") from e  # fmt: skip
+    return taken
+
+
 @contextmanager
-def running(args: argparse.Namespace | None = None) -> Iterator[str]:
-    """A server in threads of this process, for one conversation; yields its address. args: those of `serve`'s options
-    that are to be other than usual. Raises what loading the models raises."""
-    options = _parser().parse_args(["--port", "0", "--max-sessions", "2", "--no-resume"])
-    for name in ("model", "decoder", "device", "voice", "llm", "llm_model"):
-        setattr(options, name, getattr(args, name, None) or getattr(options, name))
-    application = app.build(house(options, recognizers(options)))
-    up, address = threading.Event(), list[str]()
+def threaded(settings: uvicorn.Config, realtime: Realtime) -> Iterator[str]:
+    """A server in threads of this process; yields its address, like http://127.0.0.1:4321. Raises NotServing."""
+    addresses: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
+    server = Server(settings, realtime, 0.0, addresses.put)
 
-    def ready(where: str) -> None:
-        address.append(where)
-        up.set()
+    def run() -> None:
+        try:
+            server.run()
+        except BaseException as e:  # SystemExit, too: so uvicorn ends when it cannot start
+            addresses.put(e)
 
-    server = Server(config(options, application), application.state.realtime, 0.0, ready)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=run, name="vivavoce server")
     thread.start()
     try:
-        up.wait()
-        yield address[0].replace("http", "ws", 1)
+        address = addresses.get()
+        if not isinstance(address, str):
+            raise NotServing("the server in this process did not start; see what it says above") from address
+        yield address
     finally:
         server.should_exit = True
         thread.join()
 
 
+@contextmanager
+def running(args: argparse.Namespace | None = None) -> Iterator[str]:
+    """A server in threads of this process, for one conversation; yields its address. args: those of `serve`'s options
+    that are to be other than usual. Raises NotServing, and what loading the models raises."""
+    options = _parser().parse_args(["--port", "0", "--max-sessions", "2", "--no-resume"])
+    for name in ("model", "decoder", "device", "voice", "llm", "llm_model"):
+        setattr(options, name, getattr(args, name, None) or getattr(options, name))
+    application = app.build(house(options, recognizers(options)))
+    with threaded(config(options, application), application.state.realtime) as address:
+        yield address.replace("http", "ws", 1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Raises what loading the models raises; BadConfig for TLS files that cannot be used."""
+    """Raises NotServing; what loading the models raises; BadConfig for TLS files that cannot be used."""
     parser = _parser()
     args = parser.parse_args(argv)
     if bool(args.tls_cert) != bool(args.tls_key):
         parser.error("--tls-cert and --tls-key go together")
+    with bound(args.host, args.port) as place:  # before the models are loaded, which takes a while
+        return _serve(args, place)
+
+
+def _serve(args: argparse.Namespace, place: socket.socket) -> int:
     make = recognizers(args)
     if sum(p.numel() for p in make(1).model.parameters()) < SMALL:
         torch.set_num_threads(1)  # threads that wait for each other cost more than they do, on a busy machine tenfold
@@ -249,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{address} serves {rooms.model} to {rooms.hearing.places} sessions at once; Ctrl-C ends")
 
     server = Server(settings, realtime, args.drain, ready)
-    server.run()
+    server.run([place])
     return 0 if server.started else 1
 
 

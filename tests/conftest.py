@@ -70,11 +70,12 @@ def pulse(tmp_path: Path) -> Iterator[Pulse]:
 
 
 def _answers(process: subprocess.Popen[str], env: dict[str, str]) -> bool:
-    """Whether the server takes connections; asks until it does or has ended (within 10 s)."""
-    for _ in range(100):
+    """Whether the server takes connections; asks until it does or has ended (within a minute or so)."""
+    for _ in range(300):
         if process.poll() is not None:
             return False
-        if subprocess.run(["pactl", "info"], env=env, capture_output=True, check=False).returncode == 0:
+        asked = subprocess.run(["timeout", "60", "pactl", "info"], env=env, capture_output=True, check=False)
+        if asked.returncode == 0:
             return True
         try:
             process.wait(timeout=0.1)

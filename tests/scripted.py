@@ -57,7 +57,7 @@ class Wire:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with self._told:
-            await asyncio.wait_for(self._told.wait_for(lambda: condition() or self._gone), 60)
+            await asyncio.wait_for(self._told.wait_for(lambda: condition() or self._gone), 300)
         if self._gone and not condition():
             raise Gone
 
@@ -163,9 +163,9 @@ def scripted(routes: list[BaseRoute]) -> Iterator[Scripted]:
     serving.server.startup = starts  # type: ignore[method-assign]
     thread = threading.Thread(target=serving.server.run, daemon=True)
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     try:
         yield serving
     finally:
         serving.server.should_exit = serving.server.force_exit = True
-        thread.join(30)
+        thread.join(300)

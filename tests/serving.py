@@ -78,7 +78,7 @@ class Script:
         reason = "stop"
         for piece in pieces:
             if isinstance(piece, threading.Event):
-                await asyncio.to_thread(piece.wait, 60)
+                await asyncio.to_thread(piece.wait, 300)
             elif isinstance(piece, str):
                 yield _chunk({"content": piece})
             else:

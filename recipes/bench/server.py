@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from vivavoce.recipes.bench.report import Different, Row, run
 from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.voices import RATE, say
 from vivavoce.recipes.options import CLOCK, MODEL
+from vivavoce.recipes.serve import threaded
 from vivavoce.server import app
 from vivavoce.server.encode import pcm16
 from vivavoce.server.house import House
@@ -61,29 +61,12 @@ def speech() -> NDArray[np.float32]:
 def serving(recognizer: Callable[[int], Recognizer], places: int, batch: int | None) -> Iterator[str]:
     """A server in threads of this process; yields its address."""
     house = House.build(MODEL, recognizer, Vad.load(), places=places, uploads=1, batch=batch)
-    server = _Announcing(
-        uvicorn.Config(
-            app.build(house), port=0, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False
-        )
+    application = app.build(house)
+    settings = uvicorn.Config(
+        application, port=0, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False
     )
-    thread = Thread(target=server.run)
-    thread.start()
-    try:
-        server.up.wait()
-        yield "{}:{}".format(*server.servers[0].sockets[0].getsockname()[:2])
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-class _Announcing(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = Event()
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
+    with threaded(settings, application.state.realtime) as address:
+        yield address.removeprefix("http://")
 
 
 def ramp(address: str, pcm: Path, hold: float, first: int, most: int, budget: float) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class Speaker:
 
     def until(self, given: int) -> None:
         with self.told:
-            assert self.told.wait_for(lambda: len(self.sound) >= given or self.broken, 30)
+            assert self.told.wait_for(lambda: len(self.sound) >= given or self.broken, 300)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Slow(Speaker):
 
     def play(self, pcm: Tensor) -> None:
         self.busy.set()
-        assert self.takes.acquire(timeout=60)
+        assert self.takes.acquire(timeout=300)
         self.blocks += 1
         super().play(pcm)
 
@@ -137,12 +137,12 @@ def test_a_pause_waits_for_no_more_than_the_block_the_device_is_taking() -> None
     player._feeding = feeding  # type: ignore[assignment]
     with player:
         player.push("a", ramp(0, 20_000))
-        assert speaker.busy.wait(60)
+        assert speaker.busy.wait(300)
         pausing = threading.Thread(target=player.pause)
         pausing.start()
-        assert feeding.awaited.wait(60)
+        assert feeding.awaited.wait(300)
         speaker.takes.release(100)
-        pausing.join(60)
+        pausing.join(300)
         assert not pausing.is_alive()
         assert speaker.blocks == 1
 
@@ -197,7 +197,7 @@ def test_a_reply_that_comes_slower_than_it_is_heard_keeps_its_count(player: Play
 def test_a_loudspeaker_that_went_away_is_told_to_who_pushes(player: Player, speaker: Speaker) -> None:
     speaker.broken = True
     player.push("a", ramp(0, 1000))
-    player._thread.join(30)
+    player._thread.join(300)
     with pytest.raises(MissingDevice, match="went away"):
         player.push("a", ramp(1000, 2000))
 

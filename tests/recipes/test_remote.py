@@ -50,7 +50,7 @@ class Kept:
     def until(self, finals: int) -> None:
         """So many utterances were shown, and some of the next."""
         with self.news:
-            assert self.news.wait_for(lambda: len(self.finals) == finals and bool(self.lives), 60)
+            assert self.news.wait_for(lambda: len(self.finals) == finals and bool(self.lives), 300)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_words_come_before_a_lost_device_is_told(at: str) -> None:
 
 def test_a_server_that_refuses_is_quoted(at: str) -> None:
     with connected(at, "secret") as first:
-        assert json.loads(first.recv(timeout=60))["type"] == "session.created"
+        assert json.loads(first.recv(timeout=300))["type"] == "session.created"
         with pytest.raises(Refused, match="all 1 places"), connected(at, "secret") as second:
             follow(second, iter(()), Kept(), 480)
 

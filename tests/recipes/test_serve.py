@@ -6,16 +6,21 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 from websockets.sync.client import connect
 
 from vivavoce.recipes import cli, serve
-from vivavoce.recipes.serve import _parser, limits
+from vivavoce.recipes.serve import NotServing, _parser, bound, config, limits, threaded
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -40,6 +45,48 @@ def test_tls_files_that_are_not_there_are_one_line(quick: Path, capsys: pytest.C
     assert "no.pem" in capsys.readouterr().err
 
 
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        yield there.getsockname()[1]
+
+
+def test_a_port_that_is_taken_is_one_line_before_any_model_is_loaded(
+    taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "recognizers", None)
+    assert cli.main(["serve", "--port", str(taken)]) == 1
+    assert cli.main(["serve", "--port", "70000"]) == 1
+    assert cli.main(["serve", "--host", "256.0.0.1"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all("choose another --host or --port" in line for line in lines)
+
+
+def test_a_server_in_this_process_that_cannot_start_says_so_and_ends(taken: int) -> None:
+    @asynccontextmanager
+    async def broken(app: Starlette) -> AsyncIterator[None]:
+        raise RuntimeError("no room could be opened")
+        yield
+
+    for application, port in [(Starlette(), taken), (Starlette(lifespan=broken), 0)]:
+        asked = options("--port", str(port))
+        with pytest.raises(NotServing), threaded(config(asked, application), None):  # type: ignore[arg-type]
+            pytest.fail("there is no server")
+    assert "vivavoce server" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_two_that_take_one_port_at_once_do_not_both_start() -> None:
+    with bound("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with bound("127.0.0.1", port) as second:
+            first.listen()
+            server = serve.Server(config(options("--port", str(port)), Starlette()), None, 0.0, print)  # type: ignore[arg-type]
+            with pytest.raises(NotServing, match="choose another --port"):
+                server.run([second])
+
+
 def test_a_voice_or_a_model_asked_for_that_is_not_there_is_an_error(quick: Path) -> None:
     words = ["serve", "--model", str(quick), "--device", "cpu", "--max-sessions", "1"]
     assert cli.main([*words, "--voice", "./none-here", "--llm", "none"]) == 1
@@ -50,8 +97,8 @@ def test_a_server_for_one_conversation_runs_in_this_process(quick: Path) -> None
     asked = argparse.Namespace(model=str(quick), device="cpu", voice="none", llm="none")
     with serve.running(asked) as url:
         assert url.startswith("ws://127.0.0.1:")
-        with connect(f"{url}/v1/realtime") as socket:
-            assert json.loads(socket.recv(timeout=60))["type"] == "session.created"
+        with connect(f"{url}/v1/realtime") as wire:
+            assert json.loads(wire.recv(timeout=300))["type"] == "session.created"
         assert httpx.get(f"{url.replace('ws', 'http', 1)}/readyz").json()["places"] == 2
 
 
@@ -68,14 +115,14 @@ def test_sigterm_lets_who_is_inside_finish_and_takes_nobody_more(model_dir: Path
         assert "serves tiny to 2 sessions at once" in line
         url = line.split()[1].replace("http", "ws", 1) + "/v1/realtime?intent=transcription"
         with connect(url) as inside:
-            assert json.loads(inside.recv(timeout=60))["type"] == "session.created"
+            assert json.loads(inside.recv(timeout=300))["type"] == "session.created"
             server.send_signal(signal.SIGTERM)
             assert "ending when 1 sessions have" in server.stderr.readline()
             with connect(url) as late:
-                assert json.loads(late.recv(timeout=60))["error"]["code"] == "server_draining"
+                assert json.loads(late.recv(timeout=300))["error"]["code"] == "server_draining"
             inside.send(json.dumps({"type": "session.update", "session": {"type": "transcription"}}))
-            assert json.loads(inside.recv(timeout=60))["type"] == "session.updated"
-        assert server.wait(60) == 0
+            assert json.loads(inside.recv(timeout=300))["type"] == "session.updated"
+        assert server.wait(300) == 0
     finally:
         server.kill()
         server.communicate()

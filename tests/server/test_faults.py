@@ -123,9 +123,9 @@ def together(make: Make, good: int, bad: int) -> None:
         on(application, realtime.quiet())
         memory = resident()
         assert asyncio.run(everyone(at)) == expected  # and once more, to see that nothing grows
-        on(application, realtime.drain(60))
+        on(application, realtime.drain(300))
         for room in house.rooms:
-            room.ask(lambda: None).result(60)
+            room.ask(lambda: None).result(300)
         assert not realtime.sessions
         assert [room.taken for room in house.rooms] == [0, 0, 0]
         engine = house.hearing.recognizer.engine
@@ -136,7 +136,7 @@ def together(make: Make, good: int, bad: int) -> None:
 
 def on(application: Any, awaited: Coroutine[Any, Any, None]) -> None:
     """Wait for something on the server's event loop."""
-    asyncio.run_coroutine_threadsafe(awaited, application.state.loop).result(120)
+    asyncio.run_coroutine_threadsafe(awaited, application.state.loop).result(300)
 
 
 def sent(pcm: np.ndarray) -> np.ndarray:

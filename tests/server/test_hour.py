@@ -42,7 +42,7 @@ def test_the_last_is_heard_like_the_first(recognizer: Callable[[int], Recognizer
         talking = threading.Thread(target=talk)
         talking.start()
         while len(transcripts) < utterances:
-            event = json.loads(socket.recv(timeout=60))
+            event = json.loads(socket.recv(timeout=300))
             assert event["type"] != "error", event
             if event["type"] == "input_audio_buffer.speech_started":
                 starts.append(event["audio_start_ms"])

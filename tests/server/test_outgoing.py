@@ -16,7 +16,7 @@ def event(n: int) -> str:
 
 def run(test: Callable[[Outgoing], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        await asyncio.wait_for(test(Outgoing()), 60)
+        await asyncio.wait_for(test(Outgoing()), 300)
 
     asyncio.run(main())
 

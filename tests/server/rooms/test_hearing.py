@@ -34,7 +34,7 @@ class Kept:
         self._queue.put(event)
 
     def next(self) -> Heard | Deaf:
-        return self._queue.get(timeout=60)
+        return self._queue.get(timeout=300)
 
     def words(self) -> list[tuple[str, int, int]]:
         """All of them, once the session has ended."""

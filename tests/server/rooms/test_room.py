@@ -42,7 +42,7 @@ class Counting(Room):
 def test_work_is_done_on_the_rooms_own_thread_and_then_it_rests() -> None:
     with Counting() as room:
         room.give(3)
-        assert room.done.wait(60)
+        assert room.done.wait(300)
         assert room.ask(lambda: room.ticks).result(60) == 3
         assert room.threads == {"room counting"}
     assert "room counting" not in {t.name for t in threading.enumerate()}
@@ -55,7 +55,7 @@ def test_a_fault_in_a_tick_or_a_call_does_not_end_the_room(caplog: pytest.LogCap
         with pytest.raises(ZeroDivisionError):
             room.ask(lambda: 1 // 0).result(60)
         room.give(1)
-        assert room.done.wait(60)
+        assert room.done.wait(300)
     assert room.ticks == 4
     assert "went on after a fault" in caplog.text
 

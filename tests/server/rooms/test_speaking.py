@@ -20,7 +20,7 @@ def whole(sink: Sink) -> tuple[NDArray[np.float32], list[str]]:
     """All the sound and words of a session that ends by itself."""
     pcm, words = [], list[str]()
     while True:
-        event = sink.get(timeout=60)
+        event = sink.get(timeout=300)
         assert isinstance(event, Spoken), event
         pcm.append(event.pcm)
         words += [word.word for word in event.words]
@@ -95,7 +95,7 @@ def test_a_text_that_cannot_be_read_ends_its_own_session_only(monkeypatch: pytes
         good, bad = Sink(), Sink()
         speaking = room.open(good.put)
         room.open(bad.put).say("<wrong")
-        event = bad.get(timeout=60)
+        event = bad.get(timeout=300)
         assert isinstance(event, Hoarse)
         assert "cannot read" in str(event.error)
         speaking.say("still here")
@@ -110,7 +110,7 @@ def test_a_voice_that_fails_ends_who_was_speaking(
     monkeypatch.setattr(voice, "step", lambda: 1 // 0)
     with SpeakingRoom(voice, 4) as room:
         room.open(sink.put).say("hm")
-        assert isinstance(sink.get(timeout=60), Hoarse)
+        assert isinstance(sink.get(timeout=300), Hoarse)
         assert room.taken == 0
     assert "failed for 1 sessions" in caplog.text
 

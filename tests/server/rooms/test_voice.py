@@ -36,7 +36,7 @@ def events(sink: Sink, until: int) -> list[TurnEvent]:
     """All of them up to a sample."""
     out: list[TurnEvent] = []
     while True:
-        voice = sink.get(timeout=60)
+        voice = sink.get(timeout=300)
         assert isinstance(voice, Voice)
         out += voice.events
         if voice.at_sample >= until:
@@ -111,7 +111,7 @@ def test_a_network_that_fails_ends_its_sessions_and_the_room_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr(Vad, "step", broken)
             room.open(sink.put).push(speech)
-            assert isinstance(sink.get(timeout=60), Mute)
+            assert isinstance(sink.get(timeout=300), Mute)
         room.open(sink.put).push(speech)
         assert events(sink, len(speech))
     assert "failed for 1 sessions" in caplog.text
