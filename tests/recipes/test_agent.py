@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,13 @@ def test_a_conversation_with_an_interruption(server: Scripted) -> None:
     assert screen.finals == ["You: Is it open?", "Agent: Yes, —", "You: Until when?"]
 
 
+def test_what_is_sent_is_what_the_canceller_leaves() -> None:
+    canceller: Any = SimpleNamespace(near=lambda pcm: pcm[:240] / 2)
+    sent = list[str | bytes]()
+    Agent(sent.append, Player(Speaker()), Kept(), canceller).hear(np.full(480, 0.5, np.float32))
+    assert sent == [np.full(240, 8192, "<i2").tobytes()]
+
+
 def test_a_false_alarm_goes_on_and_the_line_comes_once_all_was_heard(
     server: Scripted, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,7 +241,7 @@ def test_bad_usage_exits_with_2(argv: list[str]) -> None:
 
 
 def test_real_devices_hear_and_speak_and_ctrl_c_ends_cleanly(pulse: Any, server: Scripted) -> None:
-    """The one microphone hears the one loudspeaker, so what comes back of the reply is echo."""
+    """The one microphone hears the one loudspeaker. Its echo is for test_echo: a busy machine leaves gaps."""
 
     async def script(wire: Wire) -> None:
         await wire.begin()
@@ -259,6 +267,3 @@ def test_real_devices_hear_and_speak_and_ctrl_c_ends_cleanly(pulse: Any, server:
     server.check()
     assert process.returncode == 0, error
     assert "You: Thank you." in out
-    if "headphones" not in error:
-        heard = np.frombuffer(server.wires[0].pcm, "<i2").astype(float)
-        assert np.sqrt((heard[2 * RATE :] ** 2).mean()) < 1000  # of 2300 played; 100 unless a busy machine leaves gaps
