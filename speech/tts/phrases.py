@@ -18,8 +18,8 @@ from .ssml import Break, Item, Written
 
 CONTEXT = 8  # words of the phrase before that are planned again with the next one, so that it goes on in their tone
 # Of the first phrases and then of all others: the words after which one is cut, and from which on a comma ends it. They
-# grow, for longer phrases sound better, but no faster than a text of five words a second keeps ahead of its sound.
-LIMITS = ((5, 3), (7, 4), (12, 6), (22, 8))
+# grow, for longer phrases sound better, but no faster than a text of ten words a second keeps ahead of its sound.
+LIMITS = ((5, 3), (5, 3), (7, 4), (12, 6), (22, 8))
 _ENDS = ".?!"
 _STRENGTH = {mark: i for i, mark in enumerate((SPACE, ",", ";", ".", "?", "!"))}
 _CLOSING = "\"'”’)]}*_»"

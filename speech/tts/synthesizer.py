@@ -28,8 +28,8 @@ from .script import script
 from .ssml import FASTEST, SLOWEST, Reader
 from .voice import fresh
 
-# Of a session's first chunks and then of all others, in chunks of the flow (100 ms): the first leaves early, and each
-# lasts until the next is made, for some sessions at once on a CPU as well.
+# Of a phrase's first chunks and then of all its others, in chunks of the flow (100 ms): the first leaves early, for the
+# phrase may have been waited for, and each lasts until the next is made, for some sessions at once on a CPU as well.
 CHUNKS = (2, 2, 4, 8)
 
 
@@ -89,8 +89,8 @@ class Spoken:
 @dataclass
 class _Session:
     """What is between a session's text and its engine. frames: (n, width), planned and not yet fed; planned, fed,
-    spoken: how many in all were planned, were given to the engine, and have been through the flow; chunks: in how many
-    steps; made: samples given out."""
+    spoken: how many in all were planned, were given to the engine, and have been through the flow; chunks: where in
+    CHUNKS it is; made: samples given out."""
 
     rate: float
     frames: Tensor
@@ -245,6 +245,7 @@ class Synthesizer:
     def _plan(self, session: _Session) -> None:
         """The next phrase's frames and word times."""
         phrase = session.phrases.popleft()
+        session.chunks = min(session.chunks, 1)
         if phrase.words:
             self._plan_words(session, phrase)
         if phrase.pause:

@@ -117,6 +117,14 @@ def test_the_first_chunk_is_small_and_later_ones_grow_to_a_bound(synthesizer: Sy
     assert sizes[0] < max(sizes) <= 5 * CHUNKS[-1]
 
 
+def test_a_phrase_that_was_waited_for_begins_with_a_small_chunk_again(synthesizer: Synthesizer) -> None:
+    slot = synthesizer.open()
+    synthesizer.push(slot, f"{' '.join(['Nobody slept that night.'] * 9)} ")
+    assert max(len(part.pcm) // HOP for part in drain(synthesizer, slot)) == 5 * CHUNKS[-1]
+    synthesizer.push(slot, "Nobody slept that night. ")
+    assert len(synthesizer.step()[slot].pcm) // HOP <= 5 * CHUNKS[1]
+
+
 def test_words_come_with_the_sound_they_begin_in_and_lie_one_after_another(synthesizer: Synthesizer) -> None:
     slot = synthesizer.open()
     synthesizer.push(slot, TEXT)
