@@ -65,10 +65,11 @@ class Block:
 @dataclass(frozen=True, eq=False)
 class OneEach:
     """One new token for each active one of some neighbouring slots. slots, entry, index: (n,) int64, what inactive ones
-    would have had; visible: (n, used) what the new tokens see."""
+    would have had; row: (n,) slots and entries as one dimension; visible: (n, used) what the new tokens see."""
 
     slots: Tensor
     entry: Tensor
+    row: Tensor
     index: Tensor
     visible: Tensor
 
@@ -166,31 +167,38 @@ class CacheState(State):
             groups.append(Group(mine, n, positions, visible, row, column, before[pick][row] + column))
         return tuple(groups)
 
-    def append_one(self, policy: CachePolicy, first: int, active: Tensor, used: int | None = None) -> OneEach:
+    def append_one(
+        self, policy: CachePolicy, first: int, active: Tensor, used: int | None = None, *, all_active: bool = False
+    ) -> OneEach:
         """As `append`, for one token in each of the slots from `first` on that is active (n,) bool; the policy must be
         steady. Nothing depends on the values, so that a CUDA graph can hold it: used, how many entries are looked at,
-        is then to be given."""
+        is then to be given. all_active: whether that is known."""
         end = first + len(active)
         slots, index = torch.arange(first, end, device=active.device), self.length[first:end].clone()
         entry = policy.place(self, slots, 1)[:, 0]
-        for field, value in ((self.born, index), (self.died, policy.lifetime(index))):
-            field[slots, entry] = torch.where(active, value, field[slots, entry])
-        self.length[first:end] += active
-        high = self.high[first:end]
-        torch.maximum(high, self.length[first:end], out=high)
+        row = slots * policy.entries + entry
+        for field, value in ((self.born.view(-1), index), (self.died.view(-1), policy.lifetime(index))):
+            field.index_copy_(0, row, value if all_active else torch.where(active, value, field[row]))
+        length, high = self.length[first:end].add_(active), self.high[first:end]
+        torch.maximum(high, length, out=high)
         used = min(int(high.max()), policy.entries) if used is None else used
         visible = (self.born[first:end, :used] >= 0) & (self.died[first:end, :used] > index[:, None])
-        return OneEach(slots, entry, index, visible)
+        return OneEach(slots, entry, row, index, visible)
 
-    def write(
-        self, layer: int, block: Block | OneEach, keys: Tensor, values: Tensor, turned: Tensor | None = None
-    ) -> None:
-        """keys, values, turned: (tokens, kv_heads, D) of the block's tokens, keys before rotary embedding."""
-        slot = block.slot if isinstance(block, Block) else block.slots
-        self.keys[layer][slot, block.entry] = keys
-        self.values[layer][slot, block.entry] = values
+    def write_one(self, layer: int, new: OneEach, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
+        """As `write`, (n, kv_heads, D) of every slot of `new`, active or not."""
+        shape = (-1, *keys.shape[1:])
+        self.keys[layer].view(shape).index_copy_(0, new.row, keys)
+        self.values[layer].view(shape).index_copy_(0, new.row, values)
         if turned is not None:
-            self.turned[slot, layer, block.entry] = turned
+            self.turned[:, layer].index_put_((new.slots, new.entry), turned)
+
+    def write(self, layer: int, block: Block, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
+        """keys, values, turned: (tokens, kv_heads, D) of the block's tokens, keys before rotary embedding."""
+        self.keys[layer][block.slot, block.entry] = keys
+        self.values[layer][block.slot, block.entry] = values
+        if turned is not None:
+            self.turned[block.slot, layer, block.entry] = turned
 
     def rate(self, block: Block, surprise: Tensor) -> None:
         """surprise: (tokens,) of the block's tokens, 0 or more."""

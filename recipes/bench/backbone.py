@@ -18,7 +18,8 @@ from vivavoce.speech.errors import MissingDependency
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.engine import LlmEngine, Token
 from vivavoce.speech.llm.hub import rename
-from vivavoce.speech.llm.model import Decoder, DecoderState, LanguageModel
+from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.model import DecoderState, LanguageModel
 from vivavoce.speech.weights import fit
 from vivavoce.streaming.cache_policy import SinkRing
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -262,22 +262,41 @@ class LlmEngine:
         take = self._plan()
         if not take:
             return []
-        state = self._engine.state
-        longest, device = max(take.values()), state.decoder.cache.length.device
+        hidden = self._feed(take)
+        for slot, n in take.items():
+            self._sessions[slot].fed += n
+        ready = [slot for slot in take if self._sessions[slot].replying and not self._sessions[slot].feedable]
+        if len(ready) < len(take):
+            hidden = hidden[[slot in ready for slot in take]]
+        return self._sample(ready, hidden)
+
+    def _feed(self, take: Mapping[Slot, int]) -> Tensor:
+        """Work on so many waiting tokens of each slot; (len(take), width), what came of the last one of each."""
+        rows, state = [slot.index for slot in take], self._engine.state
+        device, policy = state.decoder.cache.length.device, self.model.policy
+        first, end = min(rows), max(rows) + 1
+        if max(take.values()) == 1 and policy.steady and policy.limit is None and end - first <= 2 * len(rows):
+            if self.graphs is not None:
+                first, end = 0, state.slots
+            tokens, active = [0] * (end - first), [False] * (end - first)
+            for slot in take:
+                session = self._sessions[slot]
+                tokens[slot.index - first], active[slot.index - first] = session.turn[session.fed], True
+            if self.graphs is not None:
+                hidden = self.graphs(torch.tensor(tokens, device=device), active)
+            else:
+                x, on = torch.tensor(tokens, device=device), torch.tensor(active, device=device)
+                hidden = self.model.decode(x, state.decoder, on, first, every=all(active))
+            return hidden if rows == list(range(first, end)) else hidden[[row - first for row in rows]]
+        longest = max(take.values())
         tokens, counts = [[0] * longest for _ in range(state.slots)], [0] * state.slots
         for slot, n in take.items():
             session = self._sessions[slot]
             tokens[slot.index][:n] = session.turn[session.fed : session.fed + n]
             counts[slot.index] = n
-        rows, valid = torch.tensor(tokens, device=device), torch.tensor(counts, device=device)
-        if self.graphs is not None and longest == 1:
-            hidden = self.graphs(rows[:, 0], counts)[:, None]
-        else:
-            hidden, _ = self.model.step(rows, state.decoder, valid, torch.zeros_like(valid, dtype=torch.bool))
-        for slot, n in take.items():
-            self._sessions[slot].fed += n
-        ready = [slot for slot in take if self._sessions[slot].replying and not self._sessions[slot].feedable]
-        return self._sample(ready, hidden, take)
+        x, valid = torch.tensor(tokens, device=device), torch.tensor(counts, device=device)
+        hidden, _ = self.model.step(x, state.decoder, valid, valid < 0)
+        return hidden[rows, [n - 1 for n in take.values()]]
 
     def _plan(self) -> dict[Slot, int]:
         """How many tokens each session is fed: running replies first, then prompts somebody waits for, then others."""
@@ -290,12 +309,11 @@ class LlmEngine:
                 take[slot], left = n, left - n
         return {slot: take[slot] for slot in self._sessions if slot in take}
 
-    def _sample(self, ready: Sequence[Slot], hidden: Tensor, take: dict[Slot, int]) -> list[Event]:
+    def _sample(self, ready: Sequence[Slot], hidden: Tensor) -> list[Event]:
         if not ready:
             return []
+        logits = self.model.decoder.logits(hidden)
         index = slots_tensor(*(slot.index for slot in ready)).to(hidden.device)
-        last = torch.tensor([take[slot] - 1 for slot in ready], device=hidden.device)
-        logits = self.model.decoder.logits(hidden[index, last])
         events: list[Event] = []
         if not bool(logits.sum(-1).isfinite().all()):  # a sum is finite only when all its terms are
             finite = logits.isfinite().all(-1)

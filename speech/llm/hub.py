@@ -25,7 +25,7 @@ from vivavoce.speech.weights import SCALE, WEIGHTS, Precision, fit, pack, read, 
 
 from .chat import ChatTemplate
 from .config import LlmConfig, RopeScaling
-from .model import Decoder
+from .decoder import Decoder
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 MODEL_TYPE = "vivavoce_llm"  # what `model_type` of config.json says in our own layout

@@ -27,7 +27,7 @@ from vivavoce.speech.config import read_toml
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.hub import save
-from vivavoce.speech.llm.model import Decoder
+from vivavoce.speech.llm.decoder import Decoder
 
 from .data import END, TEMPLATE, DataConfig, TrainingData, tokenizer_texts, train_tokenizer
 from .muon import Muon

@@ -17,7 +17,8 @@ from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.hub import save
-from vivavoce.speech.llm.model import Decoder, LanguageModel
+from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.model import LanguageModel
 from vivavoce.streaming.cache_policy import KeepAll
 
 

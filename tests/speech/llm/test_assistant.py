@@ -16,7 +16,7 @@ from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.engine import Failed, NotFinite
 from vivavoce.speech.llm.hub import Loaded
-from vivavoce.speech.llm.model import Decoder
+from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.retrieval import Exchange, Replies
 from vivavoce.speech.llm.sampling import Sampling
 from vivavoce.streaming.cache_policy import SinkRing

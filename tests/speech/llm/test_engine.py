@@ -21,7 +21,8 @@ from vivavoce.speech.llm.engine import (
     PromptTooLong,
     Token,
 )
-from vivavoce.speech.llm.model import Decoder, LanguageModel
+from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.model import LanguageModel
 from vivavoce.speech.llm.sampling import SamplerState, Sampling, sample
 from vivavoce.streaming.cache_policy import CachePolicy, EntropyRetained, KeepAll, SinkRing
 from vivavoce.streaming.engine import Slot

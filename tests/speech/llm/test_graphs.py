@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.graphs import DecodeGraphs, Replay
-from vivavoce.speech.llm.model import Decoder, LanguageModel
+from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.model import LanguageModel
 from vivavoce.streaming.cache_policy import SinkRing
 
 POLICY = SinkRing(2, 6, 3)
@@ -19,7 +20,7 @@ POLICY = SinkRing(2, 6, 3)
 def machine(device: str = "cpu") -> LanguageModel:
     torch.manual_seed(0)
     model = LanguageModel(Decoder(LlmConfig(20, 16, 2, 4, 2, 6, 24)).double().eval().to(device), POLICY)
-    model.turned = False  # as on a GPU, where a kernel turns the keys
+    model.turned, model.lean = False, None  # as on a GPU, where a kernel turns the keys
     return model
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vivavoce.kernels.rotary import rotary, rotary_table
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.model import Decoder, DecoderState, LanguageModel, Projector
+from vivavoce.speech.llm.decoder import Decoder, Projector
+from vivavoce.speech.llm.model import DecoderState, LanguageModel
 from vivavoce.speech.llm.turns import turn
 from vivavoce.streaming.cache_policy import CachePolicy, EntropyRetained, KeepAll, SinkRing, Window
 from vivavoce.streaming.sink_cache import CacheOverflow
