@@ -130,7 +130,7 @@ class Conversation:
             case requests.InputAudioBufferAppend():
                 self.floor.note(self.listener.append(event.audio), now)
             case requests.InputAudioBufferCommit():
-                self.floor.note(self.listener.commit(now), now)
+                self.floor.note(self.listener.commit(event.event_id, now), now)
             case requests.InputAudioBufferClear():
                 self.listener.clear()
                 self.floor.relent(now)

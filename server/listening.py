@@ -56,7 +56,7 @@ class Listener:
         self._watch: int | None = None
         self._watch_base = self._watched = 0
         self._last_stop = 0  # where the speech of the last utterance ended
-        self._commit_at: int | None = None
+        self._commits: list[tuple[int, str | None]] = []  # the client's that wait: all it had sent by then, event id
         self.open: Utterance | None = None
         self.settling: dict[int, Utterance] = {}
 
@@ -93,15 +93,16 @@ class Listener:
                           "heard and this was dropped; send audio no faster than it is spoken")  # fmt: skip
         return self._take(self._ear.push(data))
 
-    def commit(self, now: int) -> list[Note]:
-        """The client ends the utterance. Raises Problem when there is none, or next to none."""
+    def commit(self, event_id: str | None, now: int) -> list[Note]:
+        """The client ends the utterance. Raises Problem when there is none, or next to none; where turns are detected,
+        that shows, and is told, only once the audio was watched."""
         if self.detection is None:
             notes = self._take(self._ear.flush())
             if self.open is None or self.total - self.open.start < SHORTEST:
                 raise _nothing_to_commit()
             return notes + self._end(self.total, now)
-        self._commit_at = self.total
-        return self._commit_watched(now)
+        self._commits.append((self.total, event_id))
+        return self._committed(self.total if self._watch is None else self._watched + WINDOW - 1, now)
 
     def clear(self) -> None:
         """Forget what was not committed."""
@@ -129,21 +130,24 @@ class Listener:
         for event in voiced.events:
             at = min(self._watch_base + event.at_sample, self.total)
             if isinstance(event, turn.SpeechStarted):
-                notes += self._speech_started(at)
+                notes += self._committed(at, now) + self._speech_started(at)
             else:
                 notes += self._speech_ended(at, self._watch_base + event.decided_at, event.reason, now)
         self._watched = max(self._watched, min(self._watch_base + voiced.at_sample, self.total))
         self._feed(self._watched)
         self._trim()
-        return notes + self._commit_watched(now)
+        return notes + self._committed(self._watched + WINDOW - 1, now)  # less than a window is never watched
 
     def unwatched(self, failed: signals.Unwatched, now: int) -> list[Note]:
         """Voice activity broke down: a fresh watch starts with the next audio."""
         if failed.watch != self._watch:
             return []
-        self._forget()
         self._out.refuse(Problem("voice_activity_failed", f"{failed.message}; listening starts anew"))
-        return self._end(self.total, now) if self.open else []
+        if self.open:
+            self._commits.clear()  # as they wished
+        notes = self._end(self.total, now) if self.open else []
+        self._forget()
+        return notes
 
     def heard(self, heard: signals.Heard) -> list[Note]:
         utterance = self._of(heard.stream)
@@ -298,17 +302,17 @@ class Listener:
             )
         return [Settled(utterance)]
 
-    def _commit_watched(self, now: int) -> list[Note]:
+    def _committed(self, upto: int, now: int) -> list[Note]:
         """A client that detects turns too has said that one is over; all it had sent by then counts."""
-        if self._commit_at is None or (self._watch is not None and self._commit_at - self._watched >= WINDOW):
-            return []
-        self._commit_at = None
-        if self.open is not None:
-            self._feed(self.total)
-            return self._end(self.total, now)
-        if not self.settling:
-            self._out.refuse(_nothing_to_commit())
-        return []
+        notes: list[Note] = []
+        while self._commits and self._commits[0][0] <= upto:
+            at, event_id = self._commits.pop(0)
+            if self.open is not None:
+                self._feed(at)
+                notes += self._end(max(at, self.open.fed), now)
+            elif not self.settling:
+                self._out.refuse(_nothing_to_commit(), event_id)
+        return notes
 
     def _delta(self, utterance: Utterance, new: Sequence[Word], heard: signals.Heard) -> None:
         if self._input.transcription is None:
@@ -354,7 +358,10 @@ class Listener:
         self._forget()
 
     def _forget(self) -> None:
-        self._watch = self._commit_at = None
+        for _, event_id in self._commits:
+            self._out.refuse(_nothing_to_commit(), event_id)
+        self._commits.clear()
+        self._watch = None
         self._recent, self._recent_from = self._recent[:0], self.total
 
     def _of(self, stream: int) -> Utterance | None:

@@ -71,6 +71,31 @@ def test_a_commit_of_nothing_is_an_error_unless_words_are_on_their_way() -> None
     assert talk.send("input_audio_buffer.commit") == []
 
 
+def test_a_commit_that_turns_out_empty_is_told_under_its_own_name() -> None:
+    talk = Talk("transcription")
+    talk.audio(100)
+    assert talk.send("input_audio_buffer.commit", event_id="first") == []  # somebody may be speaking in it
+    talk.audio(100)
+    assert talk.send("input_audio_buffer.commit", event_id="second") == []
+    events = talk.room(signals.Voiced(1, talk.conversation.listener.total, ()))
+    assert [e["error"]["event_id"] for e in events] == ["first", "second"]
+    talk.audio(100)
+    talk.send("input_audio_buffer.commit", event_id="third")
+    events = talk.send("input_audio_buffer.clear")  # no commit stays unanswered
+    assert [e.get("error", {}).get("event_id") for e in events] == ["third", None]
+
+
+def test_a_commit_does_not_take_what_is_said_after_it() -> None:
+    talk = Talk("transcription")
+    talk.audio(500)
+    talk.send("input_audio_buffer.commit", event_id="before")
+    talk.audio(1000)
+    at = talk.conversation.listener.total // 512 * 512
+    events = talk.room(signals.Voiced(1, at, (SpeechStarted(10_240),)))
+    assert types(events) == ["error", "input_audio_buffer.speech_started"]
+    assert talk.conversation.listener.open is not None
+
+
 def test_a_cut_utterance_says_no_word_twice() -> None:
     talk = Talk("transcription")
     talk.audio(1000)
