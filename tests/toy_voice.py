@@ -100,7 +100,7 @@ class ToyVocoder:
 
 
 class ToyVoice:
-    sample_rate, frame_samples = RATE, HOP
+    sample_rate, frame_samples, timed = RATE, HOP, True
 
     def __init__(self) -> None:
         self.planned: list[list[int]] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -43,16 +43,19 @@ class Plan(Protocol):
 
 
 class Voice(Protocol):
-    """What a synthesizer needs of a voice: what `voice.Voice` has.
+    """What a synthesizer needs of a voice: what `voice.Voice` and `token_voice.TokenVoice` have.
 
-    plan: phones of a phrase to frames; pause: silence of so many frames; stage: from frames to PCM, `frame_samples` a
-    frame, in so many solver steps.
+    plan: phones of a phrase to frames; timed: whether its durations say which frames are whose, so that a phrase can be
+    planned with its neighbours and cut out; pause: silence of so many frames; stage: from frames to PCM,
+    `frame_samples` a frame, in so many solver steps.
     """
 
     @property
     def sample_rate(self) -> int: ...
     @property
     def frame_samples(self) -> int: ...
+    @property
+    def timed(self) -> bool: ...
     def plan(self, phones: Sequence[int], *, rate: float = 1.0) -> Plan: ...
     def pause(self, frames: int) -> Plan: ...
     def stage(self, *, steps: int) -> Chain: ...
@@ -253,7 +256,7 @@ class Synthesizer:
             self._append(session, self.voice.pause(count).frames)
 
     def _plan_words(self, session: _Session, phrase: Phrase) -> None:
-        said = script(phrase)
+        said = script(phrase if self.voice.timed else replace(phrase, before=(), after=()))
         rate = min(max(session.rate * phrase.rate, SLOWEST), FASTEST)
         plan = self.voice.plan(encode(said.symbols), rate=rate)
         starts = [0]

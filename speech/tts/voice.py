@@ -46,6 +46,7 @@ class Voice(nn.Module):
 
     sample_rate = mel.RATE
     frame_samples = mel.HOP
+    timed = True
 
     def __init__(self, config: VoiceConfig) -> None:
         super().__init__()

@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("judge", description="How well a voice is understood, beside espeak-ng and flite.")
     parser.add_argument("voice", nargs="?", default=VOICE, help="(default: %(default)s)")
     parser.add_argument("--model", default=MODEL, help="the recogniser of ours that judges too (default: %(default)s)")
-    parser.add_argument("--steps", type=count, default=4, metavar="N", help="of the solver (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=1, metavar="N", help="of the solver (default: %(default)s)")
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N of each set")
     parser.add_argument("--threads", type=count, default=2, metavar="N")
     parser.add_argument("--json", action="store_true", help="rows as JSON")

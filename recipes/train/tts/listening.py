@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("voice", nargs="?", default=VOICE, help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--limit", type=count, default=4, metavar="N", help="sentences a set (default: %(default)s)")
-    parser.add_argument("--steps", type=count, default=4, metavar="N", help="of the solver (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=1, metavar="N", help="of the solver (default: %(default)s)")
     args = parser.parse_args(argv)
     synthesizer = Synthesizer(load_voice(args.voice), steps=args.steps)
     others = speakers(synthesizer)
