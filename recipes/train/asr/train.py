@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +31,7 @@ from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.labels import CLASSES, LABELS_A_FRAME
 from vivavoce.recipes.data.timed import TimedSpeech
+from vivavoce.recipes.train.muon import Muon
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.checkpoint import load, save
@@ -44,12 +45,14 @@ from .measure import error_rates
 from .meter import Meter
 
 LOOKAHEADS = (0, 1, 6, 13, 69)
+MATRIX = 16  # columns from which on Muon takes it; a depthwise convolution's row has as many as its kernel
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """steps: length of the whole run; the rate warms up linearly, holds, and falls linearly to 0 over the last
-    `cooldown` share. average: decay of the moving average of the weights that is exported."""
+    `cooldown` share. average: decay of the moving average of the weights that is exported. muon: the matrices of the
+    encoder's layers are updated by Muon, all else by AdamW as ever."""
 
     rate: float = 1.5e-3
     steps: int = 10_000
@@ -58,6 +61,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     average: float = 0.999
+    muon: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,17 @@ class Trainer:
         self.between = CtcHead(width, model.config.pieces).to(device) if config.between >= 0 else None
         self.phones = nn.Linear(width, LABELS_A_FRAME * CLASSES).to(device)
         self.parameters = [p for m in (self.model, self.between, self.phones) if m is not None for p in m.parameters()]
-        decay = [p for p in self.parameters if p.dim() > 1]
-        rest = [p for p in self.parameters if p.dim() <= 1]
-        o = config.optimizer
-        self.optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": o.weight_decay},
-                                            {"params": rest, "weight_decay": 0.0}], lr=o.rate, betas=(0.9, 0.98),
-                                           fused=True)
+        self.optimizers = self._optimizers(config.optimizer)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def _optimizers(self, o: OptimizerConfig) -> list[torch.optim.Optimizer]:
+        inner = [p for p in self.model.encoder.layers.parameters() if o.muon and p.dim() > 1 and p[0].numel() > MATRIX]
+        taken = {id(p) for p in inner}
+        decay = [p for p in self.parameters if p.dim() > 1 and id(p) not in taken]
+        rest = [p for p in self.parameters if p.dim() <= 1]
+        adam = torch.optim.AdamW([{"params": decay, "weight_decay": o.weight_decay},
+                                  {"params": rest, "weight_decay": 0.0}], lr=o.rate, betas=(0.9, 0.98), fused=True)
+        return [adam, Muon(inner, o.rate, weight_decay=o.weight_decay)] if inner else [adam]
 
     def rate(self) -> float:
         """The learning rate of the next step. `spent`, the share of the time allowed, counts like steps made."""
@@ -142,7 +150,7 @@ class Trainer:
         """One update. Returns the loss in nats a token, left on the device: to read it is to
         wait for it."""
         self.model.train()
-        for group in self.optimizer.param_groups:
+        for group in chain.from_iterable(o.param_groups for o in self.optimizers):
             group["lr"] = self.rate()
         amp = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with amp:
@@ -150,8 +158,9 @@ class Trainer:
         loss.backward()
         self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step_count += 1
         self._update_average()
         return loss.detach()
@@ -228,7 +237,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {"step": self.step_count, "spent": self.spent, "model": self.model.state_dict(), "average": self.average,
                 "between": None if self.between is None else self.between.state_dict(),
-                "phones": self.phones.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "phones": self.phones.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
                 "rng": torch.get_rng_state()}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -238,7 +247,8 @@ class Trainer:
         if self.between is not None:
             self.between.load_state_dict(state["between"])
         self.phones.load_state_dict(state["phones"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         torch.set_rng_state(state["rng"].cpu())
 
 

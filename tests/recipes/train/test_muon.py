@@ -1,0 +1,74 @@
+"""Muon: orthogonal updates, resumable, and it learns."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from vivavoce.recipes.train.muon import AS_ADAMW, Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32)])
+def test_singular_values_of_one_stay_and_others_come_near(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    g = torch.randn(3, *shape)
+    u, s, v = torch.linalg.svd(g, full_matrices=False)
+    made = orthogonal(g)
+    along = torch.einsum("nij,nik,nkl->njl", u, made, v.mT)  # in the directions of g itself
+    assert (along - torch.diag_embed(along.diagonal(dim1=1, dim2=2))).abs().max() < 1e-3
+    large = s > 0.05 * s[:, :1]
+    values = along.diagonal(dim1=1, dim2=2)[large]
+    assert 0.4 < float(values.min()) <= float(values.max()) < 1.6
+
+
+def test_an_update_is_as_large_as_adamws_whatever_the_gradient() -> None:
+    for scale in (1e-4, 1e3):
+        torch.manual_seed(1)
+        p = nn.Parameter(torch.zeros(24, 12, 2))
+        optimizer = Muon([p], lr=0.5, weight_decay=0.0)
+        p.grad = scale * torch.randn_like(p)
+        optimizer.step()
+        assert float(p.detach().square().mean().sqrt()) == pytest.approx(0.5 * AS_ADAMW, rel=0.25)
+
+
+def test_matrices_of_one_shape_are_updated_as_if_alone_and_none_without_gradient() -> None:
+    torch.manual_seed(2)
+    start = [torch.randn(8, 6), torch.randn(8, 6), torch.randn(4, 6)]
+    gradients = [torch.randn(8, 6), torch.randn(8, 6), None]
+    together = [nn.Parameter(s.clone()) for s in start]
+    optimizer = Muon(together, lr=0.1)
+    for p, g in zip(together, gradients, strict=True):
+        p.grad = g
+    optimizer.step()
+    for p, s, g in zip(together, start, gradients, strict=True):
+        alone = nn.Parameter(s.clone())
+        alone.grad = g
+        Muon([alone], lr=0.1).step()
+        torch.testing.assert_close(p, alone)
+    assert torch.equal(together[2], start[2])
+
+
+def test_a_saved_state_goes_on_exactly() -> None:
+    torch.manual_seed(3)
+    goal = torch.randn(6, 10)
+
+    def run(p: nn.Parameter, optimizer: Muon, steps: int) -> float:
+        loss = torch.zeros(())
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = (p - goal).square().sum()
+            loss.backward()
+            optimizer.step()
+        return float(loss.detach())
+
+    p = nn.Parameter(torch.zeros(6, 10))
+    optimizer = Muon([p], lr=0.05)
+    first = run(p, optimizer, 5)
+    again = nn.Parameter(p.detach().clone())
+    resumed = Muon([again], lr=0.05)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert run(p, optimizer, 30) == run(again, resumed, 30) < 0.5 * first
+    torch.testing.assert_close(p, again, rtol=0, atol=0)
