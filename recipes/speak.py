@@ -209,12 +209,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def load_voice(source: str, device: str = "auto") -> Voice:
     """Raises BadCheckpoint for a voice that is not there, MissingDevice without a GPU."""
-    from vivavoce.speech.tts.voice import Voice as Loaded
+    from vivavoce.speech.tts.token_voice import TokenVoice
+    from vivavoce.speech.tts.voice import Voice as Durations
 
     gpu = torch.cuda.is_available() if device != "cpu" else False
     if device == "cuda" and not gpu:
         raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
-    return Loaded.load(source, device="cuda" if gpu else "cpu")
+    kind = TokenVoice if TokenVoice.is_one(source) else Durations
+    return kind.load(source, device="cuda" if gpu else "cpu")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -59,6 +59,12 @@ class TokenVoice(nn.Module):
                                 f"and {len(SYMBOLS)} symbols, not {self.planner.width} and {config.writer.symbols}; it "
                                 f"was trained for {config.voice}")
 
+    @staticmethod
+    def is_one(source: str | Path) -> bool:
+        """Whether it is a folder of such a voice. Raises BadConfig."""
+        path = Path(source) / CONFIG
+        return path.is_file() and configs.read_json(path).get("model_type") == MODEL_TYPE
+
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """Raises BadCheckpoint, BadConfig."""

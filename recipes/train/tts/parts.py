@@ -20,9 +20,11 @@ from vivavoce.speech.tts.config import AcousticConfig, FlowConfig, VocoderConfig
 from vivavoce.speech.tts.convert import Converter, ConverterConfig
 from vivavoce.speech.tts.phones import SYMBOLS
 from vivavoce.speech.tts.planner import Planner, PlannerConfig
+from vivavoce.speech.tts.token_voice import TokenVoice, TokenVoiceConfig
 from vivavoce.speech.tts.tokens import SpeechTokenizer
 from vivavoce.speech.tts.vocoder import Vocoder
 from vivavoce.speech.tts.voice import Voice
+from vivavoce.speech.tts.writer import Writer, WriterConfig
 from vivavoce.speech.weights import Precision
 
 from .align import Aligned, align_all
@@ -31,8 +33,9 @@ from .schedule import Learner
 from .sound import SoundConfig, SoundPart
 from .speech import SpeechConfig, SpeechModel, SpeechPart, remake
 from .tokens import PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, listen
+from .writer import WriterPart, WriterTraining
 
-PartName = Literal["vocoder", "speech", "polish", "tokens", "planner"]
+PartName = Literal["vocoder", "speech", "polish", "tokens", "planner", "writer"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
@@ -55,6 +58,7 @@ class TrainConfig:
     polish_training: SoundConfig = field(default_factory=SoundConfig)
     tokens_training: TokensConfig = field(default_factory=TokensConfig)
     planner_training: PlannerTraining = field(default_factory=PlannerTraining)
+    writer_training: WriterTraining = field(default_factory=WriterTraining)
     polished: float = 0.5
     seed: int = 1
     save_minutes: float = 4.0
@@ -125,8 +129,19 @@ def _planner(site: Site) -> Learner:
     return Learner(part, c.planner_training.optimizer, site.device)
 
 
+def _writer(site: Site) -> Learner:
+    c = site.config
+    tokenizer = _trained_tokenizer(c, site.folder)
+    recordings, aligned = _aligned(site)
+    own = [(r, a) for r, a in zip(recordings, aligned, strict=True) if r.speaker == c.speaker]
+    part = WriterPart(_new_writer(c, tokenizer), [r for r, _ in own], [a for _, a in own], tokenizer,
+                      c.writer_training, site.device, c.seed)
+    return Learner(part, c.writer_training.optimizer, site.device)
+
+
 _LEARNERS: dict[PartName, Callable[[Site], Learner]] = {
-    "vocoder": _vocoder, "speech": _speech, "polish": _polish, "tokens": _tokens, "planner": _planner}
+    "vocoder": _vocoder, "speech": _speech, "polish": _polish, "tokens": _tokens, "planner": _planner,
+    "writer": _writer}
 
 
 def _aligned(site: Site) -> tuple[list[Recording], list[Aligned | None]]:
@@ -164,6 +179,12 @@ def _new_planner(config: TrainConfig, tokenizer: SpeechTokenizer) -> Planner:
     c = config.planner_training
     return Planner(PlannerConfig(config.tokens_training.levels, tokenizer.fingerprint(), config.acoustic.condition,
                                  c.width, c.hidden, c.layers))
+
+
+def _new_writer(config: TrainConfig, tokenizer: SpeechTokenizer) -> Writer:
+    c = config.writer_training
+    return Writer(WriterConfig(len(SYMBOLS), tokenizer.config.codes, tokenizer.fingerprint(), c.width, c.hidden,
+                               c.layers, c.heads, c.read, c.write))
 
 
 def weights(folder: Path, name: PartName) -> dict[str, Tensor]:
@@ -205,3 +226,17 @@ def export_converter(config: TrainConfig, folder: Path, dtype: Precision) -> Pat
     converter.tokenizer, converter.planner = tokenizer, planner
     converter.save(folder / "convert", dtype=dtype)
     return folder / "convert"
+
+
+def export_token_voice(config: TrainConfig, folder: Path, dtype: Precision) -> Path | None:
+    """Write the voice of tokens once all parts of it are trained; returns its folder."""
+    if not _trained(folder, "vocoder", "speech", "tokens", "planner", "writer"):
+        return None
+    tokenizer = _trained_tokenizer(config, folder)
+    planner, writer = _new_planner(config, tokenizer), _new_writer(config, tokenizer)
+    made = TokenVoice(TokenVoiceConfig(f"{config.name}-tokens", "../export", writer.config, planner.config),
+                      Voice.load(folder / "export"))
+    made.planner.load_state_dict(weights(folder, "planner"))
+    made.writer.load_state_dict(weights(folder, "writer"))
+    made.save(folder / "token-voice", dtype=dtype)
+    return folder / "token-voice"

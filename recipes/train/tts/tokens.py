@@ -217,11 +217,15 @@ def _square(error: Tensor, inside: Tensor) -> Tensor:
 
 def _paired(recording: Recording, tokenizer: SpeechTokenizer, lookahead: int) -> tuple[Tensor, Tensor]:
     """Its tokens and as many frames as they stand for (at the end, silence is added)."""
-    low = torch.from_numpy(soxr.resample((recording.pcm.float() / 32768).numpy(), mel.RATE, RATE))
-    tokens = tokenizer.tokens(low, lookahead)
+    tokens = tokenizer.tokens(at_low_rate(recording), lookahead)
     frames = recording.frames[: FRAMES * len(tokens)]
     missing = FRAMES * len(tokens) - len(frames)
     return tokens, torch.cat((frames, frames[-1:].expand(missing, -1)))
+
+
+def at_low_rate(recording: Recording) -> Tensor:
+    """Its sound as the tokenizer hears it: (n,) float32 at 16 kHz."""
+    return torch.from_numpy(soxr.resample((recording.pcm.float() / 32768).numpy(), mel.RATE, RATE))
 
 
 def listen(speech: Path, corpora: Sequence[str]) -> list[Heard]:

@@ -2,7 +2,7 @@
 
 `vivavoce train tts CONFIG.toml` reads recordings with their text, finds out which sound is where, trains each part in
 turn on one CPU or one GPU (bf16), and resumes each from its last checkpoint. With `--part`, parts that do not need each
-other can train side by side. Whatever is complete is exported: a voice for `speak`, a converter for `convert`.
+other can train side by side. Whatever is complete is exported: voices for `speak`, a converter for `convert`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.weights import Precision
 
-from .parts import PARTS, PartName, TrainConfig, export_converter, export_voice, learner
+from .parts import PARTS, PartName, TrainConfig, export_converter, export_token_voice, export_voice, learner
 from .schedule import Learner
 
 
@@ -117,6 +117,8 @@ def main(argv: list[str]) -> int:
         print(f"the voice is in {done}")
     if done := export_converter(config, folder, args.dtype):
         print(f"the converter is in {done}")
+    if done := export_token_voice(config, folder, args.dtype):
+        print(f"the voice of tokens is in {done}")
     return 0
 
 

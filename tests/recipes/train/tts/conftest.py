@@ -73,6 +73,14 @@ levels = [4, 3]
 seconds = 1.0
 optimizer = {steps = 2, warmup = 1, rate = 1e-3}
 
+[writer_training]
+width = 16
+hidden = 24
+layers = 1
+heads = 2
+items = 50
+optimizer = {steps = 2, warmup = 1, rate = 1e-3}
+
 [planner_training]
 width = 16
 hidden = 24

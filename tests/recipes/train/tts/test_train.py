@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from vivavoce.recipes.speak import load_voice
 from vivavoce.recipes.train.tts import parts, train
 from vivavoce.recipes.train.tts.align import Aligned
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.tts.convert import Converter
 from vivavoce.speech.tts.phones import encode
+from vivavoce.speech.tts.synthesizer import Synthesizer
+from vivavoce.speech.tts.token_voice import TokenVoice
 from vivavoce.speech.tts.voice import Voice
 
 PHONES = encode(["K", "AE1", "T", " ", "S", "AE1", "T", "."])
@@ -49,9 +52,12 @@ def test_every_part_trains_and_the_voice_speaks(
     for name, tensor in voice.vocoder.state_dict().items():
         assert torch.allclose(tensor, (rough[name] + polished[name]) / 2)
     log = (out / "log.txt").read_text()
-    assert log.count("dev: ") >= 5
+    assert log.count("dev: ") >= 6
     converter = Converter.load(out / "convert")
     assert len(converter.convert(voice, torch.zeros(4000), steps=1, lookahead=0)) > 0
+    speaking = load_voice(str(out / "token-voice"), "cpu")
+    assert isinstance(speaking, TokenVoice)
+    assert len(Synthesizer(speaking).speak("A cat sat.").pcm) > 0
 
 
 def test_a_run_goes_on_from_its_checkpoint(config_file: Path, data_folder: Path, tmp_path: Path) -> None:
