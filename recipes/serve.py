@@ -42,6 +42,8 @@ from vivavoce.streaming.errors import VivaVoceError
 
 SMALL = 30e6  # parameters; below this the matrices of one step are too small for threads to share
 LEAST, MOST = 4, 256  # sessions, where nobody says how many
+PONG = 180.0  # seconds; who sends faster than speech has much on the way to the rooms before its pong is read
+RECEIVED = 256 * 2**10  # bytes of a connection that the system may hold for us, for the same reason
 KEYS, LLM_KEY = "VIVAVOCE_API_KEY", "VIVAVOCE_LLM_KEY"
 
 
@@ -204,6 +206,7 @@ def config(args: argparse.Namespace, application: Any) -> uvicorn.Config:
         log_level="warning",
         ws="websockets-sansio",
         ws_max_size=LARGEST,
+        ws_ping_timeout=PONG,
         ws_per_message_deflate=False,  # sound in base64 does not shrink enough to be worth the work
         timeout_graceful_shutdown=5,
         ssl_certfile=args.tls_cert,
@@ -216,6 +219,7 @@ def bound(host: str, port: int) -> socket.socket:
     taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
         taken.bind((host, port))
     except (OSError, OverflowError) as e:
         taken.close()

@@ -40,7 +40,7 @@ def running(app: Any) -> Iterator[str]:
     """Serves the application; yields its address without the scheme, like 127.0.0.1:4321. `app.state.loop` is its
     event loop."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="websockets-sansio",
-                            timeout_graceful_shutdown=5)  # fmt: skip
+                            ws_ping_timeout=None, timeout_graceful_shutdown=5)  # fmt: skip
     server = Announcing(config)
     thread = threading.Thread(target=server.run, name="test server", daemon=True)
     thread.start()

@@ -63,7 +63,12 @@ def serving(recognizer: Callable[[int], Recognizer], places: int, batch: int | N
     house = House.build(MODEL, recognizer, Vad.load(), places=places, uploads=1, batch=batch)
     application = app.build(house)
     settings = uvicorn.Config(
-        application, port=0, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False
+        application,
+        port=0,
+        log_level="warning",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_ping_timeout=None,
     )
     with threaded(settings, application.state.realtime) as address:
         yield address.removeprefix("http://")

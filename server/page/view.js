@@ -133,7 +133,8 @@ export class View {
   delay(value, what) {
     this.delays = [...this.delays, value].slice(-KEPT);
     const sorted = [...this.delays].sort((a, b) => a - b);
-    this.get("delay-total").textContent = ms(sorted[sorted.length >> 1]);
+    const median = ms(sorted[sorted.length >> 1]);
+    for (const id of ["delay-total", "delay-brief"]) this.get(id).textContent = median;
     this.get("delay-what").textContent = what(sorted.length);
   }
 

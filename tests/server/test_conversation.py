@@ -620,6 +620,7 @@ def test_whatever_comes_in_whatever_order_invariants_hold(steps: list[tuple[Any,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.one_of(SCENES, STEPS), min_size=12, max_size=40),

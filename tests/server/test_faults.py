@@ -24,6 +24,12 @@ from vivavoce.server.house import House
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.vad import Vad
 
+PATH = "/v1/realtime?intent=transcription"
+PATIENT: dict[str, Any] = {
+    "compression": None,
+    "open_timeout": None,
+    "ping_timeout": None,
+}  # a busy machine is no fault
 Make = Callable[[int], Recognizer]
 Fault = Callable[[ClientConnection, random.Random], Awaitable[None]]
 MANUAL = {"type": "transcription", "audio": {"input": {"format": {"type": "audio/pcm", "rate": 16000},
@@ -80,7 +86,7 @@ FAULTS: list[Fault] = [garbage, half_frame, one_byte, wrong_base64, huge, flood,
 async def misbehave(at: str, fault: Fault, seed: int) -> None:
     """Whatever the server does about it is right, unless it stops to answer."""
     try:
-        async with connect(f"ws://{at}/v1/realtime?intent=transcription", compression=None) as socket:
+        async with connect(f"ws://{at}{PATH}", **PATIENT) as socket:
             await fault(socket, random.Random(seed))
     except (ConnectionClosed, OSError):
         return
@@ -88,7 +94,7 @@ async def misbehave(at: str, fault: Fault, seed: int) -> None:
 
 async def behave(at: str, pcm: np.ndarray) -> str:
     """The transcript of a recording sent in pieces of 0.1 s."""
-    async with connect(f"ws://{at}/v1/realtime?intent=transcription", compression=None) as socket:
+    async with connect(f"ws://{at}{PATH}", **PATIENT) as socket:
         await socket.send(json.dumps({"type": "session.update", "session": MANUAL}))
         for i in range(0, len(pcm), 1600):
             await socket.send(pcm16(pcm[i : i + 1600]))
@@ -149,5 +155,6 @@ def test_who_behaves_gets_its_words_whatever_the_others_do(recognizer: Make) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_among_two_hundred(recognizer: Make) -> None:
     together(recognizer, good=20, bad=200)

@@ -23,6 +23,7 @@ PERIOD = 160 * WINDOW  # 5.12 s
 SESSION = {"type": "transcription", "audio": {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}}
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("utterances", [5, pytest.param(703, marks=pytest.mark.slow)])  # half a minute, an hour
 def test_the_last_is_heard_like_the_first(recognizer: Callable[[int], Recognizer], utterances: int) -> None:
     pcm = say("seven days at sea", sample.VOICE).astype(np.float32)
@@ -31,7 +32,10 @@ def test_the_last_is_heard_like_the_first(recognizer: Callable[[int], Recognizer
     house = House.build("tiny", recognizer, Vad.load(), places=1)
     house.hearing.slack = float("inf")
     starts, transcripts, memory = list[int](), list[str](), list[int]()
-    with running(app.build(house)) as at, connect(f"ws://{at}/v1/realtime?intent=transcription") as socket:
+    with (
+        running(app.build(house)) as at,
+        connect(f"ws://{at}/v1/realtime?intent=transcription", ping_timeout=None) as socket,
+    ):
         socket.send(json.dumps({"type": "session.update", "session": SESSION}))
 
         def talk() -> None:

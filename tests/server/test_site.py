@@ -520,6 +520,7 @@ SAYING = """(async (wav) => {
         source.start(); }; })"""
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.slow  # the whole of it in real time, which a busy machine stretches
 def test_a_real_conversation_falls_silent_and_gives_way_to_words(talker: str, chrome: Browser) -> None:
     pcm, rate = spoken()
