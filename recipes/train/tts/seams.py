@@ -44,14 +44,14 @@ class Row:
 
 
 def changes(pcm: Tensor) -> dict[str, Tensor]:
-    """What changes from each frame to the next, (T - 1,): |ΔF0| in Hz, not a number where either has no pitch; |ΔE| in
+    """What changes from each frame to the next, (T - 1,): ΔF0 in Hz, its size, not a number where either has no pitch; ΔE in
     dB; and the jump between the last sample of one and the first of the other, over the loudness there."""
     whole = pcm[: len(pcm) // mel.HOP * mel.HOP]
     hertz, voiced = mel.pitch(whole)
     rms = whole.view(-1, mel.HOP).square().mean(1).sqrt().clamp(min=QUIET)
     first = torch.arange(1, len(rms)) * mel.HOP
     both = voiced[1:] & voiced[:-1]
-    return {"|ΔF0|, Hz": torch.where(both, hertz.diff().abs(), torch.nan), "|ΔE|, dB": 20 * rms.log10().diff().abs(),
+    return {"ΔF0, Hz": torch.where(both, hertz.diff().abs(), torch.nan), "ΔE, dB": 20 * rms.log10().diff().abs(),
             "sample jump": (whole[first] - whole[first - 1]).abs() / (rms[1:] + rms[:-1]) * 2}
 
 
