@@ -44,8 +44,8 @@ class Row:
 
 
 def changes(pcm: Tensor) -> dict[str, Tensor]:
-    """What changes from each frame to the next, (T - 1,): ΔF0 in Hz, its size, not a number where either has no pitch; ΔE in
-    dB; and the jump between the last sample of one and the first of the other, over the loudness there."""
+    """By how much things change from each frame to the next, (T - 1,): ΔF0 in Hz, not a number where either has no
+    pitch; ΔE in dB; and the jump between the last sample of one and the first of the other, over the loudness there."""
     whole = pcm[: len(pcm) // mel.HOP * mel.HOP]
     hertz, voiced = mel.pitch(whole)
     rms = whole.view(-1, mel.HOP).square().mean(1).sqrt().clamp(min=QUIET)
