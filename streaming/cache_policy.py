@@ -65,6 +65,9 @@ class CachePolicy(Protocol):
     def place(self, cache: CacheState, rows: Tensor, n: int) -> Tensor:
         """(rows, n) entries for the next n tokens of these rows, all different within a row."""
 
+    def entry(self, index: Tensor) -> Tensor:
+        """Where the tokens of these indices live, same shape. Only steady policies know; others raise ValueError."""
+
     def lifetime(self, index: Tensor) -> Tensor:
         """For the tokens of these indices, the index of the first query that no longer sees each. Same shape."""
 
@@ -131,10 +134,10 @@ class SinkRing(_Bounded):
         return torch.full_like(cache.length, NEVER)
 
     def place(self, cache: CacheState, rows: Tensor, n: int) -> Tensor:
-        return self._entry(_indices(cache.length[rows], n))
+        return self.entry(_indices(cache.length[rows], n))
 
     def lifetime(self, index: Tensor) -> Tensor:
-        return torch.where(index < self.sinks, NEVER, index + self.window)
+        return torch.where(index < self.sinks, NEVER, index + self.window) if self.sinks else index + self.window
 
     def positions(self, cache: CacheState, rows: Tensor, start: Tensor, entry: Tensor) -> Positions:
         last = self.visible - 1  # a query's position in a full cache
@@ -145,11 +148,11 @@ class SinkRing(_Bounded):
         return Positions(key, index - base, index.clamp(max=last))
 
     def floor(self, high: Tensor) -> Tensor:
-        return torch.where(high > self.entries, high - self.slack, 0)
+        return torch.where(high >= self.entries, high - self.slack, 0)  # the next token's entry may be written to
 
-    def _entry(self, index: Tensor) -> Tensor:
+    def entry(self, index: Tensor) -> Tensor:
         ring = self.sinks + (index - self.sinks) % (self.window + self.slack)
-        return torch.where(index < self.sinks, index, ring)
+        return torch.where(index < self.sinks, index, ring) if self.sinks else ring
 
 
 @dataclass(frozen=True)
@@ -167,12 +170,19 @@ class KeepAll(SinkRing):
     slack: int = 0
 
     @property
+    def entries(self) -> int:
+        return self.window + 1  # one to spare: what is written where the next token would go harms nothing
+
+    @property
     def block(self) -> int:
         return self.window
 
     @property
     def limit(self) -> int | None:
         return self.window
+
+    def entry(self, index: Tensor) -> Tensor:
+        return index
 
     def lifetime(self, index: Tensor) -> Tensor:
         return torch.full_like(index, NEVER)
@@ -234,6 +244,9 @@ class EntropyRetained(_Bounded):
         ahead = (index[:, :1] < self.sinks) * (self.sinks - index[:, :1])  # sinks still to come take no free entry
         turn = (torch.arange(n, device=born.device) - ahead).clamp(min=0)
         return torch.where(index < self.sinks, index, free.gather(1, turn))
+
+    def entry(self, index: Tensor) -> Tensor:
+        raise ValueError("where a token lives depends on what has been kept; ask for its place when it comes")
 
     def lifetime(self, index: Tensor) -> Tensor:
         return torch.full_like(index, NEVER)

@@ -8,7 +8,7 @@ writes each layer's keys and values, and attends over the entries; the caller ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -64,14 +64,15 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class OneEach:
-    """One new token for each active one of some neighbouring slots. slots, entry, index: (n,) int64, what inactive ones
-    would have had; row: (n,) slots and entries as one dimension; visible: (n, used) what the new tokens see."""
+    """One new token for each active one of some neighbouring slots. slots, row, index: (n,) int64, what inactive ones
+    would have had, row being the entry with slots and entries as one dimension; visible: (n, used) what the new tokens
+    see, None for everything, the entries in use being the first ones."""
 
     slots: Tensor
-    entry: Tensor
     row: Tensor
     index: Tensor
-    visible: Tensor
+    used: int
+    visible: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class CacheState(State):
     """One store for every policy.
 
     keys, values: a tensor a layer, (slots, entries, kv_heads, D), keys before rotary embedding.
-    turned: (slots, layers, entries, kv_heads, D) the keys as whoever attends has turned them, or (slots, 0, ...).
+    turned: the same of keys as whoever attends has turned them, or none.
     born: (slots, entries) index of the token in the entry, -1 when empty; died: the first query that no longer sees it.
     score: (slots, entries) each token's surprise, or (slots, 0) when the policy asks for none.
     length: (slots,) tokens so far; high: (slots,) the most there ever were. All int64.
@@ -87,7 +88,7 @@ class CacheState(State):
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    turned: Tensor
+    turned: tuple[Tensor, ...]
     born: Tensor
     died: Tensor
     score: Tensor
@@ -108,19 +109,33 @@ class CacheState(State):
     ) -> Self:
         """`like` gives dtype and device; turned: keep turned keys too."""
         shape, device = (slots, policy.entries), like.device
-        keys, values = (
-            tuple(like.new_zeros(*shape, kv_heads, head_dim) for _ in range(layers)) for _ in range(2)
-        )  # fmt: skip
+
+        def tensors(n: int) -> tuple[Tensor, ...]:
+            return tuple(like.new_zeros(*shape, kv_heads, head_dim) for _ in range(n))
+
         return cls(
-            keys,
-            values,
-            like.new_zeros(slots, layers if turned else 0, policy.entries, kv_heads, head_dim),
+            tensors(layers),
+            tensors(layers),
+            tensors(layers if turned else 0),
             born=torch.full(shape, -1, device=device),
             died=torch.zeros(shape, dtype=torch.int64, device=device),
             score=torch.zeros(slots, policy.entries if policy.scored else 0, device=device),
             length=torch.zeros(slots, dtype=torch.int64, device=device),
             high=torch.zeros(slots, dtype=torch.int64, device=device),
         )
+
+    def _copy(self, dst: Tensor, src: Self, src_slots: Tensor) -> None:
+        """Entries fill up from the first, so past the longest that ever was in either there is nothing to copy."""
+        high = torch.cat((src.high[src_slots], self.high[dst].to(src.high.device)))
+        used = int(high.max()) + 1 if len(dst) else 0  # idle slots are written to where their next token would go
+        State._copy(self._first(used), dst, src._first(used), src_slots)
+
+    def _first(self, used: int) -> Self:
+        """The first entries of every slot, sharing memory."""
+        shared = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{
+            name: x if name in ("length", "high") else tuple(y[:, :used] for y in x) if isinstance(x, tuple)
+            else x[:, :used] for name, x in shared.items()})  # fmt: skip
 
     def held(self) -> Tensor:
         """(slots, entries) true for what the next token will see, should nothing be evicted before."""
@@ -168,22 +183,25 @@ class CacheState(State):
         return tuple(groups)
 
     def append_one(
-        self, policy: CachePolicy, first: int, active: Tensor, used: int | None = None, *, all_active: bool = False
+        self, policy: CachePolicy, first: int, active: Tensor, used: int | None = None, *, every: bool = False
     ) -> OneEach:
         """As `append`, for one token in each of the slots from `first` on that is active (n,) bool; the policy must be
         steady. Nothing depends on the values, so that a CUDA graph can hold it: used, how many entries are looked at,
-        is then to be given. all_active: whether that is known."""
-        end = first + len(active)
-        slots, index = torch.arange(first, end, device=active.device), self.length[first:end].clone()
-        entry = policy.place(self, slots, 1)[:, 0]
-        row = slots * policy.entries + entry
+        is then to be given. every: whether it is known that all are active."""
+        n, end = len(active), first + len(active)
+        index, slots = self.length[first:end].clone(), torch.arange(first, end, device=active.device)
+        row = torch.add(policy.entry(index), slots, alpha=policy.entries)
         for field, value in ((self.born.view(-1), index), (self.died.view(-1), policy.lifetime(index))):
-            field.index_copy_(0, row, value if all_active else torch.where(active, value, field[row]))
+            field.index_copy_(0, row, value if every else torch.where(active, value, field[row]))
         length, high = self.length[first:end].add_(active), self.high[first:end]
         torch.maximum(high, length, out=high)
-        used = min(int(high.max()), policy.entries) if used is None else used
+        if used is None:
+            tops = high.tolist()
+            used = min(max(tops), policy.entries)
+            if every and used <= policy.visible and tops == [used] * n and length.tolist() == tops:
+                return OneEach(slots, row, index, used, None)  # all that ever came is still seen
         visible = (self.born[first:end, :used] >= 0) & (self.died[first:end, :used] > index[:, None])
-        return OneEach(slots, entry, row, index, visible)
+        return OneEach(slots, row, index, used, visible)
 
     def write_one(self, layer: int, new: OneEach, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
         """As `write`, (n, kv_heads, D) of every slot of `new`, active or not."""
@@ -191,14 +209,14 @@ class CacheState(State):
         self.keys[layer].view(shape).index_copy_(0, new.row, keys)
         self.values[layer].view(shape).index_copy_(0, new.row, values)
         if turned is not None:
-            self.turned[:, layer].index_put_((new.slots, new.entry), turned)
+            self.turned[layer].view(shape).index_copy_(0, new.row, turned)
 
     def write(self, layer: int, block: Block, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
         """keys, values, turned: (tokens, kv_heads, D) of the block's tokens, keys before rotary embedding."""
         self.keys[layer][block.slot, block.entry] = keys
         self.values[layer][block.slot, block.entry] = values
         if turned is not None:
-            self.turned[block.slot, layer, block.entry] = turned
+            self.turned[layer][block.slot, block.entry] = turned
 
     def rate(self, block: Block, surprise: Tensor) -> None:
         """surprise: (tokens,) of the block's tokens, 0 or more."""

@@ -50,8 +50,12 @@ class State:
                     f"{name} {tuple(a.shape[1:])} {a.dtype} cannot take {other} {tuple(b.shape[1:])} {b.dtype}: "
                     "the states come from different models; load the one the snapshot was made with"
                 )
-        for (_, a), (_, b) in pairs:
-            a.index_copy_(0, dst.to(a.device), b.index_select(0, src_slots.to(b.device)).to(a.device))
+        self._copy(dst, src, src_slots)
+
+    def _copy(self, dst: Tensor, src: Self, src_slots: Tensor) -> None:
+        """Of states that match. A state that knows which of its memory holds anything copies less."""
+        for f in fields(self):
+            _copy(getattr(self, f.name), getattr(src, f.name), dst, src_slots)
 
     def take(self, slots: Tensor) -> Self:
         """A new state made of these slots; (n,) int64. Raises IndexError for a slot that does not exist."""
@@ -98,6 +102,17 @@ def _walk(x: object, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _walk(item, f"{name}.{i}")
     else:
         raise TypeError(f"{name}: {type(x).__name__} is not a Tensor, a State or a tuple of them")
+
+
+def _copy(a: Any, b: Any, dst: Tensor, src_slots: Tensor) -> None:
+    """A field's slots."""
+    if isinstance(a, Tensor):
+        a.index_copy_(0, dst.to(a.device), b.index_select(0, src_slots.to(b.device)).to(a.device))
+    elif isinstance(a, State):
+        a._copy(dst, b, src_slots)
+    else:
+        for x, y in zip(a, b, strict=True):
+            _copy(x, y, dst, src_slots)
 
 
 def _each(x: Any, of: Callable[[Tensor], Tensor]) -> Any:

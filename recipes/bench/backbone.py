@@ -1,12 +1,14 @@
 """`vivavoce bench backbone`: a token of the language model on its sink cache, beside recomputing and transformers.
 
-The same random weights run in all of them, in turn. Recomputing is the definition of a sliding window: the whole window
-anew for each token. transformers' `generate` has its own cache; that greedy tokens are equal is checked before timing.
+The same random weights run in all of them, in turn; they are float16's, as those of models that ship, so that `best`,
+which keeps them packed so, computes the same function. Recomputing is the definition of a sliding window: the whole
+window anew for each token. transformers' `generate` has its own cache; that greedy tokens are equal is checked first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,16 +18,20 @@ from torch import Tensor
 
 from vivavoce.speech.errors import MissingDependency
 from vivavoce.speech.llm.config import LlmConfig
+from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.engine import LlmEngine, Token
 from vivavoce.speech.llm.hub import rename
-from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.layout import prepare
 from vivavoce.speech.llm.model import DecoderState, LanguageModel
+from vivavoce.speech.nn.packed import Precision, supported
 from vivavoce.speech.weights import fit
 from vivavoce.streaming.cache_policy import SinkRing
+from vivavoce.streaming.engine import Slot
 
 from .report import Different, Row, in_turn, run
 
 SINKS = 4
+WAYS: dict[str, Precision] = {"": "fp32", ", best: packed float16 weights": "fp16"}
 
 
 def shape(width: int, layers: int, heads: int, kv_heads: int, hidden: int, vocabulary: int) -> LlmConfig:
@@ -65,13 +71,15 @@ def bench_backbone(plan: Plan) -> list[Row]:
         for name, config in plan.models.items():
             theirs, ours = build(config)
             rows += [recompute_case(name, ours, plan, window) for window in plan.windows]
-            rows += [generate_case(name, theirs, ours, plan, batch) for batch in plan.batches]
+            ways = {way: prepare(copy.deepcopy(ours), precision) for way, precision in WAYS.items()
+                    if precision in supported()}  # fmt: skip
+            rows += [row for batch in plan.batches for row in generate_cases(name, theirs, ways, plan, batch)]
     return rows
 
 
 def recompute_case(name: str, decoder: Decoder, plan: Plan, window: int) -> Row:
     """A token when sinks and window are full."""
-    model = LanguageModel(decoder, SinkRing(SINKS, window - SINKS, 64))
+    model = LanguageModel(prepare(copy.deepcopy(decoder), "fp32"), SinkRing(SINKS, window - SINKS, 64))
     state, tokens = model.init_state(1), draw(decoder, 1, window)
     step(model, state, tokens)
     expected = decoder.logits(decoder(tokens)[:, -1])
@@ -96,31 +104,37 @@ def step(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Tensor:
     return model.step(tokens, state, every, every < 0)[0]
 
 
-def generate_case(name: str, theirs: Any, decoder: Decoder, plan: Plan, batch: int) -> Row:
-    """The engine, sessions and all, against `generate`; tokens a second of all rows together."""
-    prompt = draw(decoder, batch, plan.prompt)
+def generate_cases(name: str, theirs: Any, ways: Mapping[str, Decoder], plan: Plan, batch: int) -> list[Row]:
+    """The engine, sessions and all, against `generate`, each way in turn; tokens a second of all rows together."""
+    prompt = draw(next(iter(ways.values())), batch, plan.prompt)
     case = f"{name}: tokens a second, batch {batch}, against transformers generate"
-    ours = partial(replies, decoder, prompt, plan.tokens)
     other = partial(theirs.generate, prompt, max_new_tokens=plan.tokens, do_sample=False)
-    if ours() != other()[:, plan.prompt :].tolist():
-        raise Different(f"{case}: greedy tokens differ; use the release of transformers of constraints.txt")
-    calls: list[Callable[[], object]] = [other, ours]
-    a, b = (1e3 * batch * plan.tokens / ms for ms in in_turn(calls, plan.seconds, plan.repeats))
-    return Row(case, b, a, "tokens/s", b / a, 0.0)
+    policy = SinkRing(SINKS, 1020, 64)
+    engines = {way: LlmEngine(LanguageModel(d, policy), batch, budget=4096) for way, d in ways.items()}
+    calls = {way: partial(replies, engine, prompt.tolist(), plan.tokens) for way, engine in engines.items()}
+    expected = other()[:, plan.prompt :].tolist()
+    for way, call in calls.items():
+        if call() != expected:
+            raise Different(f"{case}{way}: greedy tokens differ; use the release of transformers of constraints.txt")
+    times = in_turn([other, *calls.values()], plan.seconds, plan.repeats)
+    a, *ours = (1e3 * batch * plan.tokens / ms for ms in times)
+    return [Row(case + way, b, a, "tokens/s", b / a, 0.0) for way, b in zip(calls, ours, strict=True)]
 
 
-def replies(decoder: Decoder, prompt: Tensor, tokens: int) -> list[list[int]]:
-    engine = LlmEngine(LanguageModel(decoder, SinkRing(SINKS, 1020, 64)), len(prompt), budget=4096)
-    out: dict[object, list[int]] = {}
-    for i, row in enumerate(prompt.tolist()):
+def replies(engine: LlmEngine, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
+    """What sessions opened for these prompts say, closed again afterwards."""
+    out: dict[Slot, list[int]] = {}
+    for i, prompt in enumerate(prompts):
         slot = engine.open(str(i))
-        engine.extend(slot, row)
+        engine.extend(slot, prompt)
         engine.reply(slot, max_tokens=tokens, ends=())
         out[slot] = []
     while not engine.idle:
         for event in engine.tick():
             if isinstance(event, Token):
                 out[event.slot].append(event.token)
+    for slot in out:
+        engine.close(slot)
     return list(out.values())
 
 
@@ -144,6 +158,8 @@ def build(config: LlmConfig) -> tuple[Any, Decoder]:
         intermediate_size=config.hidden, tie_word_embeddings=True, max_position_embeddings=8192,
         rope_theta=config.theta, rms_norm_eps=config.eps, eos_token_id=None, pad_token_id=0)  # fmt: skip
     theirs = Qwen3ForCausalLM(values).eval()
+    for weight in theirs.parameters():
+        weight.data = weight.data.half().float()
     tensors = {n: t.clone() for n, t in rename(theirs.state_dict(), "transformers").items() if n != "head.weight"}
     ours = Decoder.empty(config)
     fit(ours, tensors, "transformers")

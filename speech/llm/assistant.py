@@ -32,6 +32,7 @@ from .chat import Message
 from .detokenize import StopStrings, TextStream
 from .engine import Event, Failed, Finished, LlmEngine, Snapshot, Token
 from .hub import Loaded, load
+from .layout import prepare
 from .model import LanguageModel
 from .retrieval import FILE, Replies
 from .sampling import Sampling
@@ -125,6 +126,7 @@ class Assistant:
     ) -> Assistant:
         """A shipped name, a folder or a Hub id. Raises BadCheckpoint, BadConfig, MissingDependency."""
         loaded = load(source, dtype=dtype, device=device)
+        prepare(loaded.decoder)
         path = loaded.source / FILE
         replies = Replies.load(path) if path.is_file() else None
         return cls(loaded, slots=slots, policy=policy, sampling=sampling, replies=replies)

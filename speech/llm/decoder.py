@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RmsNorm(config.width, config.eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.head: nn.Module | None = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
         for weight in self.parameters():
             if weight.dim() > 1:
                 nn.init.normal_(weight, std=0.02)
@@ -104,21 +104,21 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary)."""
-        return F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
+        y: Tensor = F.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
+        return y
 
     @torch.no_grad()
     def extend_vocabulary(self, tokens: int, *, seed: int = 0) -> None:
         """Append `tokens` rows for speech and control tokens: drawn around the mean of those there, with their spread,
         so that before training none stands out. The rows that were there stay as they are."""
         draw = torch.Generator().manual_seed(seed)
-        tables: list[nn.Embedding | nn.Linear] = [self.embed] if self.head is None else [self.embed, self.head]
-        for module in tables:
+        for module in [self.embed, *([self.head] if isinstance(self.head, nn.Linear) else [])]:
             old = module.weight
             noise = torch.randn(tokens, old.shape[1], generator=draw).to(old)
             module.weight = nn.Parameter(torch.cat((old, old.mean(0) + noise * old.std(0))), old.requires_grad)
         self.config = dataclasses.replace(self.config, vocabulary=self.config.vocabulary + tokens)
         self.embed.num_embeddings = self.config.vocabulary
-        if self.head is not None:
+        if isinstance(self.head, nn.Linear):
             self.head.out_features = self.config.vocabulary
 
 

@@ -139,6 +139,7 @@ class LlmEngine:
             raise ValueError(f"a budget of {budget} does not feed {slots} replies a token each, or chunk is under 1")
         self.model, self.budget, self.chunk = model, budget, chunk
         self._engine: Engine[EngineState] = Engine(_Whole(model), slots)
+        self._greedy = [True] * slots
         self._sessions: dict[Slot, Session] = {}
         state = self._engine.state.decoder
         able = model.policy.steady and model.policy.limit is None and state.cache.length.is_cuda
@@ -165,6 +166,7 @@ class LlmEngine:
         slot = self._engine.open(snapshot=origin.state if origin else None)
         if sampling is not None or origin is None:
             self._engine.state.sampler.set_(slot.index, sampling or Sampling())
+        self._greedy[slot.index] = not self._engine.state.sampler.temperature[slot.index]
         self._sessions[slot] = _copy(origin.session, request) if origin else Session(request)
         return slot
 
@@ -313,19 +315,21 @@ class LlmEngine:
         if not ready:
             return []
         logits = self.model.decoder.logits(hidden)
-        index = slots_tensor(*(slot.index for slot in ready)).to(hidden.device)
         events: list[Event] = []
         if not bool(logits.sum(-1).isfinite().all()):  # a sum is finite only when all its terms are
             finite = logits.isfinite().all(-1)
             events = [self._fail(s) for s, ok in zip(ready, finite.tolist(), strict=True) if not ok]
-            logits, index = logits[finite], index[finite]
-        if len(index):
-            tokens = sample(logits, self._engine.state.sampler, index).tolist()
-            going = [slot for slot in ready if slot in self._sessions]
-            for slot, token in zip(going, tokens, strict=True):
-                given = self._sessions[slot].given
-                events += self._emit(slot, given.pop(0) if given else token)
+            logits, ready = logits[finite], [slot for slot in ready if slot in self._sessions]
+        for slot, token in zip(ready, self._drawn(logits, ready), strict=True):
+            given = self._sessions[slot].given
+            events += self._emit(slot, given.pop(0) if given else token)
         return events
+
+    def _drawn(self, logits: Tensor, slots: Sequence[Slot]) -> list[int]:
+        if all(self._greedy[slot.index] for slot in slots):  # which neither draw nor look back
+            return logits.argmax(-1).tolist()
+        index = slots_tensor(*(slot.index for slot in slots)).to(logits.device)
+        return sample(logits, self._engine.state.sampler, index).tolist()
 
     def _emit(self, slot: Slot, token: int) -> list[Event]:
         session, limit = self._sessions[slot], self.model.policy.limit

@@ -1,7 +1,7 @@
 """One token of every session on a CPU: what `Decoder.run` computes, in as few calls as torch allows.
 
-At the sizes that a CPU runs in real time, calling an operation costs as much as its arithmetic. So weights are looked up
-once, the norms of heads are folded into rotary embedding's angles, and keys are kept as they were turned when they
+At the sizes that a CPU runs in real time, calling an operation costs as much as its arithmetic. So weights are looked
+up once, the norms of heads are folded into rotary embedding's angles, and keys are kept as they were turned when they
 came. model.py goes this way where it keeps keys turned; tests hold it equal to the other one.
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vivavoce.speech.nn.packed import PackedLinear
 from vivavoce.streaming.cache_policy import CachePolicy
 from vivavoce.streaming.sink_cache import CacheState, OneEach
 
@@ -38,7 +39,7 @@ class Lean:
         """x: (n,) tokens or (n, width) embeddings of the slots from `first` on -> (n, width)."""
         x = x if x.is_floating_point() else F.embedding(x, self.embed)
         angles = self.turns(new.index)
-        seen = None if bool(new.visible.all()) else hide(new.visible, cache.turned.dtype)[:, None, None]
+        seen = None if new.visible is None else hide(new.visible, self.small.dtype)[:, None, None]
         self._bring_sinks(cache, new, first)
         for i, (layer, turning) in enumerate(zip(self.layers, self._turnings(angles), strict=True)):
             y = self._attend(i, layer, self._normal(x, layer.norm_attention), turning, cache, new, first, seen)
@@ -66,9 +67,7 @@ class Lean:
             i, new, plain if layer.k_norm is None else plain * layer.k_norm, heads.narrow(1, h + groups, groups),
             turned.narrow(1, h, groups),
         )  # fmt: skip
-        used, end = new.visible.shape[1], first + n
-        keys = cache.turned[first:end, i, :used].transpose(1, 2)
-        values = cache.values[i][first:end, :used].transpose(1, 2)
+        keys, values = (x[i][first : first + n, : new.used].transpose(1, 2) for x in (cache.turned, cache.values))
         queries = turned.narrow(1, 0, h).view(n, groups, -1, self.head_dim)  # those that share a head are its queries
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen).reshape(n, -1)
 
@@ -82,12 +81,12 @@ class Lean:
     def _bring_sinks(self, cache: CacheState, new: OneEach, first: int) -> None:
         """Sinks stay near while the stream moves on: past the window they are turned anew."""
         sinks, end = self.policy.sinks, first + len(new.index)
-        if not sinks or int(cache.high[first:end].max()) <= self.policy.visible:
+        if not sinks or int(cache.high[first:end].max()) < self.policy.visible:  # idle rows are one token further
             return
         base = (new.index - self.policy.visible + 1).clamp(min=0)
-        cos, sin = self.turns(base[:, None] + torch.arange(sinks))
-        plain = torch.stack([keys[first:end, :sinks] for keys in cache.keys], dim=1)
-        cache.turned[first:end, :, :sinks] = turn(plain, (cos[:, None], sin[:, None]))
+        angles = self.turns(base[:, None] + torch.arange(sinks))
+        for plain, turned in zip(cache.keys, cache.turned, strict=True):
+            turned[first:end, :sinks] = turn(plain[first:end, :sinks], angles)
 
 
 def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,10 +101,6 @@ class _Linear(NamedTuple):
     weight: Tensor
     bias: Tensor | None
 
-    @classmethod
-    def of(cls, linear: nn.Linear) -> _Linear:
-        return cls(linear.weight.detach().t(), None if linear.bias is None else linear.bias.detach())
-
     def __call__(self, x: Tensor) -> Tensor:
         return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
@@ -114,16 +109,36 @@ class _Linear(NamedTuple):
         return torch.addmm(rest if self.bias is None else rest + self.bias, x, self.weight)
 
 
+class _Packed(NamedTuple):
+    """The same of weights that layout.py packed."""
+
+    linear: PackedLinear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear.forward(x)
+        return y
+
+    def onto(self, rest: Tensor, x: Tensor) -> Tensor:
+        return self(x).add_(rest)
+
+
+def _linear(module: nn.Module) -> _Linear | _Packed:
+    if isinstance(module, PackedLinear):
+        return _Packed(module)
+    assert isinstance(module, nn.Linear)
+    return _Linear(module.weight.detach().t(), None if module.bias is None else module.bias.detach())
+
+
 class _Layer(NamedTuple):
     """heads_norm: (heads + kv_heads, D) the weights of queries' and keys' norms, `_swapped` with its halves exchanged;
     k_norm: (D,) or None."""
 
     norm_attention: Tensor
-    qkv: _Linear
-    out: _Linear
+    qkv: _Linear | _Packed
+    out: _Linear | _Packed
     norm_mlp: Tensor
-    gate_up: _Linear
-    down: _Linear
+    gate_up: _Linear | _Packed
+    down: _Linear | _Packed
     heads_norm: Tensor
     heads_norm_swapped: Tensor
     k_norm: Tensor | None
@@ -134,8 +149,8 @@ class _Layer(NamedTuple):
         q, k = (_unit(norm) if isinstance(norm, RmsNorm) else None for norm in (a.q_norm, a.k_norm))
         norms = torch.zeros(0) if q is None or k is None else torch.stack([q] * a.heads + [k] * a.kv_heads)
         return cls(
-            _unit(layer.norm_attention), _Linear.of(a.qkv), _Linear.of(a.out), _unit(layer.norm_mlp),
-            _Linear.of(layer.gate_up), _Linear.of(layer.down), norms,
+            _unit(layer.norm_attention), _linear(a.qkv), _linear(a.out), _unit(layer.norm_mlp),
+            _linear(layer.gate_up), _linear(layer.down), norms,
             norms.roll(a.head_dim // 2, -1) if len(norms) else norms, k,
         )  # fmt: skip
 

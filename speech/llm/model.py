@@ -111,21 +111,23 @@ class LanguageModel:
         """One token for each active slot from `first` on: x (n,) or (n, width), active (n,) bool -> (n, width), what
         inactive rows give being meaningless. The policy must be steady. used: as for `CacheState.append_one`; every:
         whether it is known that all are active."""
-        new = state.cache.append_one(self.policy, first, active, used, all_active=every)
+        new = state.cache.append_one(self.policy, first, active, used, every=every)
         if self.lean is not None:
             return self.lean(x, state.cache, new, first)
         return self.decoder.run(x, self._decode_plain(state.cache, new, first))
 
     def _decode_plain(self, cache: CacheState, new: OneEach, first: int) -> Attend:
-        positions = self.policy.positions(cache, new.slots, new.index, new.entry[:, None])
-        n, used = new.visible.shape
+        n, used = len(new.slots), new.used
+        entry = new.row - new.slots * self.policy.entries
+        positions = self.policy.positions(cache, new.slots, new.index, entry[:, None])
         positions, end = positions._replace(key=positions.key[:, :used]), first + n
+        visible = new.slots.new_ones((n, used), dtype=torch.bool) if new.visible is None else new.visible
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.write_one(layer, new, k, v)
             keys, values = (x[layer][first:end, :used] for x in (cache.keys, cache.values))
             return cache_attention(
-                q[:, None], keys, values, self.table, *positions, new.visible[:, None], self.policy.sinks
+                q[:, None], keys, values, self.table, *positions, visible[:, None], self.policy.sinks
             )[:, 0]
 
         return attend
@@ -142,7 +144,10 @@ class LanguageModel:
             cache.write(layer, block, k, v, None if angles is None else both[:, heads:])
             out = torch.empty_like(q)
             for group, seen in ways:
-                y = self._far(layer, q, cache, group) if seen is None else _near(layer, both[:, :heads], cache, group, seen)
+                if seen is None:
+                    y = self._far(layer, q, cache, group)
+                else:
+                    y = _near(layer, both[:, :heads], cache, group, seen)
                 out[group.packed] = y[group.row, group.column]
             return out
 
@@ -154,9 +159,9 @@ class LanguageModel:
     def _seen(self, cache: CacheState, group: Group) -> Tensor | None:
         """What is added to the scores of turned keys, (rows, 1, n, used); None where those will not do, because queries
         see the sinks from another place than the rest."""
-        if not self.turned or (self.policy.sinks and int(cache.high[group.rows].max()) > self.policy.visible):
+        if not self.turned or (self.policy.sinks and int(cache.high[group.rows].max()) >= self.policy.visible):
             return None
-        return hide(group.visible, cache.turned.dtype)[:, None]
+        return hide(group.visible, self.table.dtype)[:, None]
 
     def _far(self, layer: int, q: Tensor, cache: CacheState, group: Group) -> Tensor:
         k, v = _rows(cache.keys[layer], group), _rows(cache.values[layer], group)
@@ -183,7 +188,7 @@ def _packed(take: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
 
 def _near(layer: int, q: Tensor, cache: CacheState, group: Group, seen: Tensor) -> Tensor:
     """(rows, n, heads, D) of queries and keys that are turned already."""
-    parts = _padded(q, group), _rows(cache.turned[:, layer], group), _rows(cache.values[layer], group)
+    parts = _padded(q, group), _rows(cache.turned[layer], group), _rows(cache.values[layer], group)
     q, k, v = (x.transpose(1, 2) for x in parts)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
 

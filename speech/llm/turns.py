@@ -20,15 +20,22 @@ class Turns:
     """frequencies: (D / 2,) float64, radians a token; dtype: of the angles' cosines and sines."""
 
     def __init__(self, frequencies: Tensor, dtype: torch.dtype) -> None:
-        circle = [round(f / (2 * math.pi) * 2**64) % 2**64 for f in frequencies.tolist()]
-        signed = [s - 2**64 if s >= 2**63 else s for s in circle]
-        self.step, self.dtype = torch.tensor(signed, device=frequencies.device), dtype
+        circle = [round(f / (2 * math.pi) * 2**64) for f in frequencies.tolist()]
+        step = [*circle, *circle, *(-s for s in circle), *circle]  # of the cosines, then of the sines
+        start = [0] * (len(step) // 2) + [-(2**62)] * (len(step) // 2)  # a sine is the cosine a quarter before
+        self.step = torch.tensor([_signed(x) for x in step], device=frequencies.device)
+        self.start, self.dtype = torch.tensor(start, device=frequencies.device), dtype
 
     def __call__(self, index: Tensor) -> Angles:
         """index: (...,) int64."""
-        angle = (index[..., None] * self.step).double() * (2 * math.pi / 2**64)
-        cos, sin = angle.cos().to(self.dtype), angle.sin().to(self.dtype)
-        return torch.cat((cos, cos), -1).unsqueeze(-2), torch.cat((-sin, sin), -1).unsqueeze(-2)
+        angle = (index[..., None] * self.step).add_(self.start).double()
+        cos, sin = angle.mul_(2 * math.pi / 2**64).cos_().to(self.dtype).unsqueeze(-2).chunk(2, -1)
+        return cos, sin
+
+
+def _signed(x: int) -> int:
+    """Modulo 2⁶⁴, as int64 has it."""
+    return (x + 2**63) % 2**64 - 2**63
 
 
 def turn(x: Tensor, angles: Angles) -> Tensor:

@@ -18,8 +18,8 @@ from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.speech.llm.assistant import Assistant
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.hub import MODEL_TYPE, save
 from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.hub import MODEL_TYPE, save
 from vivavoce.speech.llm.retrieval import FILE, Exchange, Replies
 
 TEXT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<e>{% endfor %}<assistant>"

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from vivavoce.recipes.bench import backbone
-from vivavoce.recipes.bench.backbone import Plan, bench_backbone, main, shape
+from vivavoce.recipes.bench.backbone import WAYS, Plan, bench_backbone, main, shape
 from vivavoce.recipes.bench.report import Different, Row
 from vivavoce.speech.errors import MissingDependency
+from vivavoce.speech.nn.packed import supported
 
 TINY = Plan(windows=(16, 80), batches=(1, 3), prompt=7, tokens=5, seconds=0.0, repeats=1,
             models={"tiny": shape(16, 2, 4, 2, 24, 50)})  # fmt: skip
@@ -23,11 +24,12 @@ def rows() -> list[Row]:
 
 
 def test_every_window_and_batch_has_its_row(rows: list[Row]) -> None:
+    theirs = [f"tiny: tokens a second, batch {n}, against transformers generate" for n in (1, 3)]
+    ways = [way for way, precision in WAYS.items() if precision in supported()]
     assert [row.case for row in rows] == [
         "tiny: a token at window 16, against recompute",
         "tiny: a token at window 80, against recompute",
-        "tiny: tokens a second, batch 1, against transformers generate",
-        "tiny: tokens a second, batch 3, against transformers generate",
+        *(case + way for case in theirs for way in ways),
     ]
 
 

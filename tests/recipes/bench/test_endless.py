@@ -16,8 +16,8 @@ from vivavoce.recipes.train.backbone.data import TEMPLATE, train_tokenizer
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.hub import save
 from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.hub import save
 from vivavoce.speech.llm.model import LanguageModel
 from vivavoce.streaming.cache_policy import KeepAll
 

@@ -14,9 +14,9 @@ from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.speech.llm.assistant import Assistant, Conversation, Piece
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
+from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.engine import Failed, NotFinite
 from vivavoce.speech.llm.hub import Loaded
-from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.retrieval import Exchange, Replies
 from vivavoce.speech.llm.sampling import Sampling
 from vivavoce.streaming.cache_policy import SinkRing

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vivavoce.speech.llm.config import LlmConfig
+from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.engine import (
     BadToken,
     DoubledRequest,
@@ -21,7 +22,6 @@ from vivavoce.speech.llm.engine import (
     PromptTooLong,
     Token,
 )
-from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.model import LanguageModel
 from vivavoce.speech.llm.sampling import SamplerState, Sampling, sample
 from vivavoce.streaming.cache_policy import CachePolicy, EntropyRetained, KeepAll, SinkRing

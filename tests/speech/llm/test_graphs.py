@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.graphs import DecodeGraphs, Replay
 from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.graphs import DecodeGraphs, Replay
 from vivavoce.speech.llm.model import LanguageModel
 from vivavoce.streaming.cache_policy import SinkRing
 
