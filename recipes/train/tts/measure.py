@@ -128,20 +128,34 @@ def warp(a: Tensor, b: Tensor) -> Tensor:
     return torch.tensor(path[::-1])
 
 
-def table(voice: Voice, sentences: Sequence[tuple[str, Tensor]], steps: Sequence[int],
-          folder: Path | None) -> list[str]:
-    """A Markdown row for each way to get the sentences' sound."""
+@dataclass(frozen=True)
+class Row:
+    """One way to get the sentences' sound. steps: of the solver, 0 where it took none; cer, wer: as pocketsphinx hears
+    it; speed: times real time, not a number for recordings; the figures are means."""
+
+    name: str
+    steps: int
+    cer: float
+    wer: float
+    figures: Figures
+    speed: float
+
+
+def rows(voice: Voice, sentences: Sequence[tuple[str, Tensor]], steps: Sequence[int],
+         folder: Path | None) -> list[Row]:
+    """A row for each way to get the sentences' sound, which is written to `folder`."""
     def resynthesise(_text: str, real: Tensor) -> Tensor:
         frames = mel.frames(real)
         made: Tensor = voice.vocoder(frames[None])[0, : len(frames) * mel.HOP]
         return made
 
-    ways: list[tuple[str, Callable[[str, Tensor], Tensor]]] = [
-        ("recorded", lambda _text, real: real), ("recorded, through the vocoder", resynthesise)]
+    ways: list[tuple[str, int, Callable[[str, Tensor], Tensor]]] = [
+        ("recorded", 0, lambda _text, real: real), ("recorded, through the vocoder", 0, resynthesise)]
     for n in steps:
-        ways.append((f"spoken, {n} steps", lambda text, _real, n=n: speak(voice, text, steps=n)))  # type: ignore[misc]
-    rows = ["| | CER % | WER % | MCD dB | log F0 error | mel, nats | length | x real time |", "|---|" + "---|" * 7]
-    for number, (name, make) in enumerate(ways):
+        name = f"spoken, {n} step{'s' * (n > 1)}"
+        ways.append((name, n, lambda text, _real, n=n: speak(voice, text, steps=n)))  # type: ignore[misc]
+    found = []
+    for number, (name, n, make) in enumerate(ways):
         scores, figures, seconds, spent = [], [], 0.0, 0.0
         for k, (text, real) in enumerate(sentences):
             began = time.perf_counter()
@@ -152,16 +166,45 @@ def table(voice: Voice, sentences: Sequence[tuple[str, Tensor]], steps: Sequence
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
                 soundfile.write(folder / f"{number}-{k:02d}.wav", made.numpy(), mel.RATE)
-        rows.append(_row(name, total(scores), figures, seconds / max(spent, 1e-9) if number else None))
-    return rows
+        speed = seconds / max(spent, 1e-9) if number else math.nan
+        found.append(_row(name, n, total(scores), figures, speed))
+    return found
 
 
-def _row(name: str, errors: Score, figures: Sequence[Figures], speed: float | None) -> str:
-    mcd, pitch, distance, length = (sum(values) / len(figures) for values in
-                                    zip(*((f.mcd, f.pitch, f.mel, f.length) for f in figures), strict=True))
-    heard = f"{100 * errors.characters.rate:.1f} | {100 * errors.words.rate:.1f}"
-    speed_cell = "" if speed is None else f"{speed:.1f}"
-    return f"| {name} | {heard} | {mcd:.2f} | {pitch:.3f} | {distance:.3f} | {length:.2f} | {speed_cell} |"
+def _row(name: str, steps: int, errors: Score, figures: Sequence[Figures], speed: float) -> Row:
+    means = (sum(values) / len(figures) for values in
+             zip(*((f.mcd, f.pitch, f.mel, f.length) for f in figures), strict=True))
+    return Row(name, steps, errors.characters.rate, errors.words.rate, Figures(*means), speed)
+
+
+def table(found: Sequence[Row]) -> list[str]:
+    """Markdown."""
+    lines = ["| | CER % | WER % | MCD dB | log F0 error | mel, nats | length | x real time |", "|---|" + "---|" * 7]
+    for r in found:
+        f, speed = r.figures, "" if math.isnan(r.speed) else f"{r.speed:.1f}"
+        heard = f"{100 * r.cer:.1f} | {100 * r.wer:.1f}"
+        lines.append(f"| {r.name} | {heard} | {f.mcd:.2f} | {f.pitch:.3f} | {f.mel:.3f} | {f.length:.2f} | {speed} |")
+    return lines
+
+
+def plot(found: Sequence[Row], path: Path) -> None:
+    """Steps against quality, beside the recordings. Raises MissingDependency without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise MissingDependency("a plot needs matplotlib; pip install matplotlib") from e
+    made = sorted((r for r in found if r.steps), key=lambda r: r.steps)
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [r.steps for r in made]
+    left.plot(steps, [100 * r.cer for r in made], marker="o", label="spoken")
+    for r, style in zip([r for r in found if not r.steps], ("-", "--"), strict=False):
+        left.axhline(100 * r.cer, color="gray", linestyle=style, label=r.name)
+    left.set(xlabel="solver steps", ylabel="CER %, pocketsphinx", ylim=(0, None), xticks=steps)
+    left.legend()
+    right.plot(steps, [r.figures.mel for r in made], marker="o")
+    right.set(xlabel="solver steps", ylabel="mel distance, nats", ylim=(0, None), xticks=steps)
+    figure.savefig(path, dpi=120)
 
 
 def main(argv: list[str]) -> int:
@@ -171,14 +214,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", default="10,6,4,2,1", help="numbers of solver steps")
     parser.add_argument("--limit", type=int, default=0, help="only so many sentences")
     parser.add_argument("--out", type=Path, help="write the sound there")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw steps against quality there")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     sentences = [(u.text, level(audio.read(u.path, mel.RATE))) for u in manifest.load(args.corpus, "dev") if u.text]
     with torch.no_grad():
-        rows = table(Voice.load(args.voice), sentences[: args.limit or None], [int(s) for s in args.steps.split(",")],
+        found = rows(Voice.load(args.voice), sentences[: args.limit or None], [int(s) for s in args.steps.split(",")],
                      args.out)
-    print("\n".join(rows))
+    print("\n".join(table(found)))
+    if args.plot:
+        plot(found, args.plot)
     return 0
 
 

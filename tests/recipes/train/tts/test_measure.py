@@ -45,11 +45,14 @@ def test_a_path_goes_from_corner_to_corner_by_single_steps() -> None:
 
 def test_the_table_has_a_row_for_each_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "hear", lambda pcm: "a cat")
-    rows = measure.table(make_voice(), [("a cat", glide(0.6))], [2, 1], tmp_path / "out")
-    assert [row.split("|")[1].strip() for row in rows[2:]] == [
-        "recorded", "recorded, through the vocoder", "spoken, 2 steps", "spoken, 1 steps"]
-    assert all(row.split("|")[2].strip() == "0.0" for row in rows[2:])
+    rows = measure.rows(make_voice(), [("a cat", glide(0.6))], [2, 1], tmp_path / "out")
+    assert [row.name for row in rows] == [
+        "recorded", "recorded, through the vocoder", "spoken, 2 steps", "spoken, 1 step"]
+    lines = measure.table(rows)
+    assert all(line.split("|")[2].strip() == "0.0" for line in lines[2:])
     assert len(list((tmp_path / "out").glob("*.wav"))) == 4
+    measure.plot(rows, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
 def test_text_becomes_sound_of_the_voice() -> None:
