@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,9 @@ def _chunk(delta: dict[str, Any], reason: str | None = None) -> str:
 
 
 def resident() -> int:
-    """Bytes of memory this process has, where the system tells."""
+    """Bytes of memory this process needs, where the system tells: what it has, less what it would give back."""
+    gc.collect()
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed of large messages
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 0
