@@ -124,4 +124,4 @@ def share(phones: Sequence[int], frames: int) -> list[int]:
     if not bool(sounding.any()):
         sounding[:] = True
     ends = (sounding.cumsum(0) * frames / sounding.sum()).round().long()
-    return torch.diff(ends, prepend=ends.new_zeros(1)).tolist()  # type: ignore[no-any-return]
+    return torch.diff(ends, prepend=ends.new_zeros(1)).tolist()

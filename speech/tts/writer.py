@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.model import Decoder, DecoderState, LanguageModel
+from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.model import DecoderState, LanguageModel
 from vivavoce.speech.llm.sampling import SamplerState, Sampling, sample
 from vivavoce.streaming.cache_policy import SinkRing
 from vivavoce.streaming.engine import Engine, Slot
@@ -124,9 +125,8 @@ class WriterStage:
     def init_state(self, slots: int) -> WriterState:
         decoder = self.model.init_state(slots)
         device = decoder.cache.length.device
-        counts = (torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(2))
-        return WriterState(decoder, SamplerState.empty(slots, device), *counts,
-                           torch.zeros(slots, dtype=torch.bool, device=device))
+        none = torch.zeros(slots, dtype=torch.int64, device=device)
+        return WriterState(decoder, SamplerState.empty(slots, device), none, none.clone(), none.bool())
 
     @torch.no_grad()
     def step(self, x: Tensor, state: WriterState, valid: Tensor, final: Tensor,

@@ -68,8 +68,9 @@ def compare(pieces: Sequence[Tensor], every: int) -> list[Row]:
 
 
 def _known(parts: Sequence[Tensor]) -> Floats:
-    values = torch.cat(list(parts)).double().numpy()
-    return values[~np.isnan(values)]
+    values: Floats = torch.cat(list(parts)).double().numpy()
+    known: Floats = values[~np.isnan(values)]
+    return known
 
 
 def _row(what: str, at: Floats, others: Floats) -> Row:
