@@ -90,7 +90,7 @@ def add_hearing(parser: argparse.ArgumentParser) -> None:
 
 def add_writing(parser: argparse.ArgumentParser) -> None:
     """How the words are written."""
-    parser.add_argument("--punctuate", action="store_true", help="add punctuation and capitals (English)")
+    parser.add_argument("--punctuate", action="store_true", help="write punctuation, capitals and digits (English)")
 
 
 def phrases(text: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Punctuation and capitals for readers: a second pass over recognised words, live or at once.
+"""Punctuation, capitals and digits for readers: a second pass over recognised words, live or at once.
 
-Words come from the recogniser in the order they were said; what leaves are the same words, written: a comma, full stop
-or question mark after some, capitals where they belong. recipes/train/asr/punctuation.py trains the network.
+Words come from the recogniser in the order they were said; what leaves is how they are written: a comma, full stop or
+question mark after some, capitals where they belong, numbers in digits (`numerals`).
+recipes/train/asr/punctuation.py trains the network.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from .asr.transcript import Transcript
 from .asr.words import Update, Word
 from .errors import BadCheckpoint
+from .numerals import split, write_numbers
 
 MARKS = ("", ",", ".", "?")
 LOWER, CAPITAL, UPPER = range(3)
@@ -79,11 +81,13 @@ class Punctuator(nn.Module):
 @dataclass(frozen=True)
 class Unwritten:
     """All that a session remembers between feeds: plain words that are context, words that wait for theirs, and
-    whether the next one begins a sentence."""
+    whether the next one begins a sentence; and written words that may yet be one number, with the one before them."""
 
     before: tuple[str, ...] = ()
     waiting: tuple[Word, ...] = ()
     begins: bool = True
+    numbers: tuple[Word, ...] = ()
+    ahead: str = ""
 
 
 class Writer:
@@ -95,9 +99,18 @@ class Writer:
     def feed(self, state: Unwritten, words: Iterable[Word], final: bool = False) -> tuple[Unwritten, tuple[Word, ...]]:
         """Add finished words; returns the new state and the words that are now written, never to change.
 
-        A word comes out once three more have come, or at the end, which ends a sentence. However the words are split
-        into feeds, what comes out is the same.
+        A word comes out once three more have come and no number that it may belong to goes on, or at the end, which
+        ends a sentence. However the words are split into feeds, what comes out is the same.
         """
+        state, marked = self._mark(state, words, final)
+        held = (*state.numbers, *marked)
+        ready = len(held) if final else split(held)
+        ahead = held[ready - 1].word.lower() if ready else state.ahead
+        return (replace(state, numbers=held[ready:], ahead=ahead),
+                tuple(write_numbers(held[:ready], state.ahead)))
+
+    def _mark(self, state: Unwritten, words: Iterable[Word], final: bool) -> tuple[Unwritten, tuple[Word, ...]]:
+        """Words with their marks and capitals, as soon as these are certain."""
         waiting = (*state.waiting, *words)
         ready = len(waiting) if final else max(0, len(waiting) - AFTER)
         if not ready:
@@ -108,12 +121,13 @@ class Writer:
             written.append(replace(word, word=write(word.word, mark, case, begins)))
             begins = mark in (".", "?")
         before = (*state.before, *(w.word for w in waiting[:ready]))[-BEFORE:]
-        return Unwritten(before, waiting[ready:], begins), tuple(written)
+        return replace(state, before=before, waiting=waiting[ready:], begins=begins), tuple(written)
 
     def update(self, state: Unwritten, update: Update, final: bool = False) -> tuple[Unwritten, Update]:
-        """The same for what a recogniser gave out: words still waiting stand, plain, at the head of the tail."""
+        """The same for what a recogniser gave out: words still waiting stand at the head of the tail."""
         state, written = self.feed(state, update.stable, final)
-        return state, Update(written, " ".join([*(w.word for w in state.waiting), *update.tail.split()]))
+        waiting = (*state.numbers, *state.waiting)
+        return state, Update(written, " ".join([*(w.word for w in waiting), *update.tail.split()]))
 
     def transcript(self, transcript: Transcript) -> Transcript:
         """A finished transcript, written."""

@@ -69,10 +69,10 @@ def test_times_and_confidences_stay_and_the_end_ends_a_sentence(writer: Writer) 
 
 
 def test_words_that_wait_stand_in_the_tail(writer: Writer) -> None:
-    state, update = writer.update(Unwritten(), Update(tuple(said("one two three four")), "fi"))
+    state, update = writer.update(Unwritten(), Update(tuple(said("red green blue white")), "fi"))
     assert len(update.stable) == 1
-    assert update.tail == "two three four fi"
-    _, update = writer.update(state, Update(tuple(said("five"))), final=True)
+    assert update.tail == "green blue white fi"
+    _, update = writer.update(state, Update(tuple(said("black"))), final=True)
     assert len(update.stable) == 4
     assert update.tail == ""
 
@@ -105,3 +105,15 @@ def test_the_shipped_network_writes_plain_english() -> None:
     assert shipped.text("what time is it") == "What time is it?"
     assert shipped.text("i went to london with john").startswith("I went to London")
     assert shipped.text("he sat down") == "He sat down."
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (2, 3), tuple(range(1, 13)), (7,)])
+def test_numbers_are_written_whole_however_they_were_fed(writer: Writer, cuts: tuple[int, ...]) -> None:
+    words = said("we sold one hundred and twenty three red chairs that day and left")
+    edges = [0, *cuts, len(words)]
+    state, made = Unwritten(), []
+    for start, stop in zip(edges, edges[1:], strict=False):
+        state, out = writer.feed(state, words[start:stop], final=stop == len(words))
+        made += out
+    assert made == list(writer.feed(Unwritten(), words, final=True)[1])
+    assert any(w.word.strip(",.?") == "123" for w in made)
