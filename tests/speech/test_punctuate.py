@@ -1,6 +1,7 @@
 """Written words: the same for any split into feeds, ends are ends, and the shipped network knows some English."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -108,11 +109,12 @@ def test_the_shipped_network_writes_plain_english() -> None:
 
 
 @pytest.mark.parametrize("cuts", [(), (1,), (2, 3), tuple(range(1, 13)), (7,)])
-def test_numbers_are_written_whole_however_they_were_fed(writer: Writer, cuts: tuple[int, ...]) -> None:
+def test_numbers_are_written_whole_however_they_were_fed(cuts: tuple[int, ...]) -> None:
+    writer = Writer(Punctuator.load())
     words = said("we sold one hundred and twenty three red chairs that day and left")
     edges = [0, *cuts, len(words)]
     state, made = Unwritten(), []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         state, out = writer.feed(state, words[start:stop], final=stop == len(words))
         made += out
     assert made == list(writer.feed(Unwritten(), words, final=True)[1])
