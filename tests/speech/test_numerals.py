@@ -10,7 +10,10 @@ from vivavoce.speech.asr.words import Word
 from vivavoce.speech.numerals import split, write_numbers
 from vivavoce.speech.text import MONTHS, cardinal, normalize, ordinal
 
-SAID = ["one", "two", "twenty", "five", "hundred", "thousand", "and", "a", "point", "dollars", "percent", "cat.", "p", "m", "oh", "third", "eleven,", "the", "million", "nineteen"]
+SAID = [
+    "one", "two", "twenty", "five", "hundred", "thousand", "and", "a", "point", "dollars", "percent", "cat.", "p", "m",
+    "oh", "third", "eleven,", "the", "million", "nineteen",
+]  # fmt: skip
 
 
 def words(text: str) -> list[Word]:
