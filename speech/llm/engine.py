@@ -2,30 +2,30 @@
 
 Callers open a session, extend its prompt while words still arrive (and revise it when they change), ask for a reply and
 tick; tokens come out as events. Running replies never wait for somebody's long prompt: each tick feeds every reply its
-token and fills what is left of the budget with pieces of prompts (Sarathi-Serve, arXiv 2403.02310).
+token and fills what is left of the budget with pieces of prompts (Sarathi-Serve, arXiv 2403.02310). Prompts are tokens
+and embeddings, in any order: projected encoder frames stand among words.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vivavoce.streaming.engine import Engine, Slot
-from vivavoce.streaming.errors import StateMismatch, UnknownSlot, VivaVoceError
+from vivavoce.streaming.errors import UnknownSlot, VivaVoceError
 from vivavoce.streaming.stage import StageSpec
-from vivavoce.streaming.state import State, slots_tensor
+from vivavoce.streaming.state import slots_tensor
 
 from .graphs import DecodeGraphs
-from .model import DecoderState, LanguageModel
+from .model import LanguageModel
 from .sampling import SamplerState, Sampling, sample
+from .session import EngineState, Item, Session, Snapshot, equal
 
 
 class PromptTooLong(VivaVoceError, ValueError):
@@ -33,7 +33,7 @@ class PromptTooLong(VivaVoceError, ValueError):
 
 
 class BadToken(VivaVoceError, ValueError):
-    """A token that the model's vocabulary does not have."""
+    """A token that the model's vocabulary does not have, or an embedding that is not of its width."""
 
 
 class DoubledRequest(VivaVoceError, ValueError):
@@ -73,63 +73,6 @@ class Failed:
 
 
 Event = Token | Finished | Failed
-
-
-@dataclass(frozen=True, eq=False)
-class EngineState(State):
-    decoder: DecoderState
-    sampler: SamplerState
-
-
-@dataclass
-class Session:
-    """What the host knows of a slot.
-
-    turn: the tokens since the last reply ended, the first `carried` of them left over from it, then the prompt, then
-    from `prompt` on the reply; fed: how many of them the cache holds. At least the last one always waits, so that a
-    reply begins with scores of the whole prompt at the cost of one token. answered: whether a reply was asked for since
-    the prompt last changed; left: tokens it may still have, 0 when none is running; ends: tokens that end it; given:
-    its next tokens where they are known rather than drawn.
-    """
-
-    request: str
-    turn: list[int] = field(default_factory=list)
-    carried: int = 0
-    prompt: int = 0
-    fed: int = 0
-    answered: bool = False
-    left: int = 0
-    ends: tuple[int, ...] = ()
-    given: list[int] = field(default_factory=list)
-
-    @property
-    def replying(self) -> bool:
-        return self.left > 0
-
-    @property
-    def feedable(self) -> int:
-        return max(0, len(self.turn) - self.fed - (not self.replying))
-
-    def begin_turn(self) -> None:
-        """What the cache holds is settled; what it does not is carried over."""
-        self.turn, self.fed = self.turn[self.fed :], 0
-        self.carried = self.prompt = len(self.turn)
-        self.answered = False
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """A session as a value: open another with it, in this engine or after a restart."""
-
-    state: EngineState
-    session: Session
-
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.state.save(folder / "state.safetensors")
-        (folder / "session.json").write_text(json.dumps(dataclasses.asdict(self.session)))
-
-
 class LlmEngine:
     """model: what to run; slots: how many sessions fit at once; budget: the most tokens a tick feeds; chunk: the most
     of one prompt in a tick."""
@@ -167,31 +110,31 @@ class LlmEngine:
         if sampling is not None or origin is None:
             self._engine.state.sampler.set_(slot.index, sampling or Sampling())
         self._greedy[slot.index] = not self._engine.state.sampler.temperature[slot.index]
-        self._sessions[slot] = _copy(origin.session, request) if origin else Session(request)
+        self._sessions[slot] = origin.session.copy(request) if origin else Session(request)
         return slot
 
-    def extend(self, slot: Slot, tokens: Sequence[int]) -> None:
-        """More of the prompt; all but the last token is worked on at once. After a reply this begins the next turn, and
-        what the cache then holds is settled. Raises UnknownSlot, DoubledRequest while a reply runs, BadToken,
-        PromptTooLong; then nothing has changed."""
-        session = self._between_replies(slot)
-        self._check(slot, session, tokens, len(session.turn), settled=session.fed if session.answered else 0)
+    def extend(self, slot: Slot, items: Sequence[Item] | Tensor) -> None:
+        """More of the prompt: tokens, embeddings, or a tensor (n, width) of those; all but the last item is worked on
+        at once. After a reply this begins the next turn, and what the cache then holds is settled. Raises UnknownSlot,
+        DoubledRequest while a reply runs, BadToken, PromptTooLong; then nothing has changed."""
+        session, items = self._between_replies(slot), list(items)
+        self._check(slot, session, items, len(session.turn), settled=session.fed if session.answered else 0)
         if session.answered:
             session.begin_turn()
-        session.turn += tokens
+        session.turn += items
         session.prompt = len(session.turn)
 
-    def revise(self, slot: Slot, tokens: Sequence[int]) -> None:
+    def revise(self, slot: Slot, items: Sequence[Item] | Tensor) -> None:
         """The prompt of this turn, as far as it is known now: what it shares with the one before stays as it is, the
         rest is taken back. After a reply of which nothing was kept this changes the prompt it replied to; after any
         other it begins the next turn. Raises as `extend`, and RollbackTooFar."""
-        session = self._between_replies(slot)
+        session, items = self._between_replies(slot), list(items)
         if session.prompt < len(session.turn):
-            self.extend(slot, tokens)
+            self.extend(slot, items)
             return
-        self._check(slot, session, tokens, session.carried)
-        turn = [*session.turn[: session.carried], *tokens]
-        same = next((i for i, (a, b) in enumerate(zip(session.turn, turn, strict=False)) if a != b),
+        self._check(slot, session, items, session.carried)
+        turn = [*session.turn[: session.carried], *items]
+        same = next((i for i, (a, b) in enumerate(zip(session.turn, turn, strict=False)) if not equal(a, b)),
                     min(len(session.turn), len(turn)))  # fmt: skip
         self._take_back(slot, session, min(same, len(turn) - 1))
         session.turn, session.prompt, session.answered = turn, len(turn), False
@@ -219,7 +162,7 @@ class LlmEngine:
                 f"{session.request!r}: its cache of {limit} tokens is full; take tokens back, or open the engine with "
                 "a longer cache"
             )
-        self._check_tokens(session, given or ())
+        self._check_items(session, given or ())
         session.prompt, session.answered, session.given = len(session.turn), True, list(given or ())
         session.left, session.ends = max_tokens, self.model.decoder.config.ends if ends is None else tuple(ends)
 
@@ -245,26 +188,27 @@ class LlmEngine:
 
     def snapshot(self, slot: Slot) -> Snapshot:
         session = self._session(slot)
-        return Snapshot(self._engine.snapshot(slot), _copy(session, session.request))
+        return Snapshot(self._engine.snapshot(slot), session.copy(session.request))
 
     def load(self, folder: Path) -> Snapshot:
         """What `Snapshot.save` wrote. Raises StateMismatch when it is none, or comes from another model or policy."""
-        state = self._engine.stage.init_state(1)
-        try:
-            state.load_file_(folder / "state.safetensors")
-            values = json.loads((folder / "session.json").read_text())
-            return Snapshot(state, Session(**values | {"ends": tuple(values["ends"])}))
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as e:
-            raise StateMismatch(f"{folder} is not a saved session ({e}); give the folder that `save` wrote") from e
+        return Snapshot.load(folder, self._engine.stage.init_state(1))
 
     @torch.no_grad()
     def tick(self) -> list[Event]:
-        """One batch: a token of every reply, and pieces of prompts as far as the budget goes. Events come in the order
-        in which the sessions were opened, failures first."""
+        """One batch (and one more when some sessions are at embeddings): a token of every reply, and pieces of prompts
+        as far as the budget goes. Events come in the order in which the sessions were opened, failures first."""
         take = self._plan()
         if not take:
             return []
-        hidden = self._feed(take)
+        kinds: tuple[dict[Slot, int], dict[Slot, int]] = ({}, {})
+        for slot, n in take.items():
+            kinds[isinstance(self._sessions[slot].next, Tensor)][slot] = n
+        parts = [self._feed(kind) for kind in kinds if kind]
+        hidden = parts[0]
+        if len(parts) > 1:
+            place = {slot: i for i, slot in enumerate((*kinds[0], *kinds[1]))}
+            hidden = torch.cat(parts)[[place[slot] for slot in take]]
         for slot, n in take.items():
             self._sessions[slot].fed += n
         ready = [slot for slot in take if self._sessions[slot].replying and not self._sessions[slot].feedable]
@@ -273,32 +217,49 @@ class LlmEngine:
         return self._sample(ready, hidden)
 
     def _feed(self, take: Mapping[Slot, int]) -> Tensor:
-        """Work on so many waiting tokens of each slot; (len(take), width), what came of the last one of each."""
-        rows, state = [slot.index for slot in take], self._engine.state
-        device, policy = state.decoder.cache.length.device, self.model.policy
+        """Work on so many waiting items of each slot, all of one kind; (len(take), width), what came of the last one
+        of each."""
+        rows, policy = [slot.index for slot in take], self.model.policy
         first, end = min(rows), max(rows) + 1
         if max(take.values()) == 1 and policy.steady and policy.limit is None and end - first <= 2 * len(rows):
-            if self.graphs is not None:
-                first, end = 0, state.slots
-            tokens, active = [0] * (end - first), [False] * (end - first)
-            for slot in take:
-                session = self._sessions[slot]
-                tokens[slot.index - first], active[slot.index - first] = session.turn[session.fed], True
-            if self.graphs is not None:
-                hidden = self.graphs(torch.tensor(tokens, device=device), active)
-            else:
-                x, on = torch.tensor(tokens, device=device), torch.tensor(active, device=device)
-                hidden = self.model.decode(x, state.decoder, on, first, every=all(active))
-            return hidden if rows == list(range(first, end)) else hidden[[row - first for row in rows]]
-        longest = max(take.values())
-        tokens, counts = [[0] * longest for _ in range(state.slots)], [0] * state.slots
+            return self._feed_singles(take, first, end)
+        counts = [0] * self._engine.state.slots
+        for slot, n in take.items():
+            counts[slot.index] = n
+        decoder = self._engine.state.decoder
+        valid = torch.tensor(counts, device=decoder.cache.length.device)
+        hidden, _ = self.model.step(self._next(take, 0, len(counts)), decoder, valid, valid < 0)
+        return hidden[rows, [n - 1 for n in take.values()]]
+
+    def _feed_singles(self, take: Mapping[Slot, int], first: int, end: int) -> Tensor:
+        decoder, rows = self._engine.state.decoder, [slot.index for slot in take]
+        tokens = not isinstance(self._sessions[next(iter(take))].next, Tensor)
+        if graphs := self.graphs if tokens else None:
+            first, end = 0, self._engine.state.slots
+        active = [False] * (end - first)
+        for row in rows:
+            active[row - first] = True
+        x = self._next(take, first, end)[:, 0]
+        if graphs is not None:
+            hidden = graphs(x, active)
+        else:
+            hidden = self.model.decode(x, decoder, torch.tensor(active, device=x.device), first, every=all(active))
+        return hidden if rows == list(range(first, end)) else hidden[[row - first for row in rows]]
+
+    def _next(self, take: Mapping[Slot, int], first: int, end: int) -> Tensor:
+        """What is fed to the slots from `first` on: (n, longest) tokens, or (n, longest, width) embeddings."""
+        longest, weight = max(take.values()), self.model.decoder.embed.weight
+        rows: list[list[Any]] = [[] for _ in range(end - first)]
         for slot, n in take.items():
             session = self._sessions[slot]
-            tokens[slot.index][:n] = session.turn[session.fed : session.fed + n]
-            counts[slot.index] = n
-        x, valid = torch.tensor(tokens, device=device), torch.tensor(counts, device=device)
-        hidden, _ = self.model.step(x, state.decoder, valid, valid < 0)
-        return hidden[rows, [n - 1 for n in take.values()]]
+            rows[slot.index - first] = session.turn[session.fed : session.fed + n]
+        if isinstance(self._sessions[next(iter(take))].next, int):
+            return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=weight.device)
+        x = weight.new_zeros(end - first, longest, weight.shape[1])
+        for to, row in zip(x, rows, strict=True):
+            for at, item in zip(to, row, strict=False):
+                at.copy_(item)
+        return x
 
     def _plan(self) -> dict[Slot, int]:
         """How many tokens each session is fed: running replies first, then prompts somebody waits for, then others."""
@@ -308,7 +269,8 @@ class LlmEngine:
         for slot, session in waiting:
             n = min(session.feedable, self.chunk, left)
             if n:
-                take[slot], left = n, left - n
+                take[slot] = session.alike(n)
+                left -= take[slot]
         return {slot: take[slot] for slot in self._sessions if slot in take}
 
     def _sample(self, ready: Sequence[Slot], hidden: Tensor) -> list[Event]:
@@ -364,28 +326,34 @@ class LlmEngine:
             self._engine.state.decoder.cache.rollback(self.model.policy, count)
             session.fed = fed
 
-    def _check(self, slot: Slot, session: Session, tokens: Sequence[int], kept: int, *, settled: int = 0) -> None:
+    def _check(self, slot: Slot, session: Session, items: Sequence[Item], kept: int, *, settled: int = 0) -> None:
         """Raises for tokens that cannot follow the first `kept` of the turn, when `settled` of those leave it."""
-        self._check_tokens(session, tokens)
+        self._check_items(session, items)
         policy = self.model.policy
         if policy.limit is None:
-            length, room = kept - settled + len(tokens), policy.visible
+            length, room = kept - settled + len(items), policy.visible
         else:
-            length, room = kept + len(tokens), policy.limit - self._length(slot) + session.fed
+            length, room = kept + len(items), policy.limit - self._length(slot) + session.fed
         if length > room:
             raise PromptTooLong(
                 f"{session.request!r}: a prompt of {length} tokens does not fit the {room} that the cache can still "
                 "show; shorten it, or open the engine with a longer cache"
             )
 
-    def _check_tokens(self, session: Session, tokens: Sequence[int]) -> None:
-        vocabulary = self.model.decoder.config.vocabulary
-        wrong = next((t for t in tokens if not 0 <= t < vocabulary), None)
-        if wrong is not None:
-            raise BadToken(
-                f"{session.request!r}: token {wrong} is not among the model's 0 to {vocabulary - 1}; the tokenizer "
-                "belongs to another model, or the model's vocabulary is still to be extended"
-            )
+    def _check_items(self, session: Session, items: Sequence[Item]) -> None:
+        vocabulary, shape = self.model.decoder.config.vocabulary, (self.model.decoder.config.width,)
+        for item in items:
+            if isinstance(item, Tensor):
+                if item.shape != shape or not item.is_floating_point():
+                    raise BadToken(
+                        f"{session.request!r}: an embedding of shape {tuple(item.shape)}, {item.dtype}; the model "
+                        f"takes {shape[0]} real numbers, so put the encoder's frames through a Projector first"
+                    )
+            elif not 0 <= item < vocabulary:
+                raise BadToken(
+                    f"{session.request!r}: token {item} is not among the model's 0 to {vocabulary - 1}; the tokenizer "
+                    "belongs to another model, or the model's vocabulary is still to be extended"
+                )
 
     def _length(self, slot: Slot) -> int:
         return int(self._engine.state.decoder.cache.length[slot.index])
@@ -418,7 +386,3 @@ class _Whole:
         self, x: Tensor, state: EngineState, valid: Tensor, final: Tensor, lookahead: int = 0
     ) -> tuple[Tensor, Tensor]:
         return self._model.step(x, state.decoder, valid, final, lookahead)
-
-
-def _copy(session: Session, request: str) -> Session:
-    return dataclasses.replace(session, request=request, turn=list(session.turn), given=list(session.given))

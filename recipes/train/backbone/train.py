@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.hub import save
 from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.hub import save
 
 from .data import END, TEMPLATE, DataConfig, TrainingData, tokenizer_texts, train_tokenizer
 from .muon import Muon

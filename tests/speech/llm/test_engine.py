@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vivavoce.speech.llm.config import LlmConfig
-from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.decoder import Decoder, Projector
 from vivavoce.speech.llm.engine import (
     BadToken,
     DoubledRequest,
@@ -228,6 +228,48 @@ def test_a_shared_prompt_is_copied_and_each_goes_its_own_way() -> None:
     events = run(engine)
     for i, slot in enumerate(forks):
         assert tokens(events, slot) == alone(model, [5, 6, 7, 8, 9, i, i], 6, Sampling(1.0, seed=i))
+
+
+@pytest.mark.parametrize("policy", [RING, KeepAll(window=40), EntropyRetained(2, 14, 4, 3, 6, 0.99)], ids=str)
+def test_embeddings_stand_among_tokens_and_company_changes_nothing(policy: CachePolicy, tmp_path: Path) -> None:
+    model = machine(policy, layers=2)
+    frames = Projector(5, 12).double()(torch.randn(8, 5, generator=torch.Generator().manual_seed(1)).double()).detach()
+    engine = LlmEngine(model, 3, chunk=4)
+    mixed, words, again = (engine.open(name) for name in ("mixed", "words", "again"))
+    engine.extend(mixed, [1, 2])
+    engine.extend(mixed, frames[:6])
+    engine.extend(words, [4, 5, 6])
+    engine.reply(words, max_tokens=12, ends=())
+    events = engine.tick()
+    engine.extend(mixed, [3, *frames[6:]])
+    engine.revise(again, [1, 2, *frames.flip(0)])
+    events += engine.tick()
+    engine.revise(again, [1, 2, *frames[:6].clone(), 3, *frames[6:]])
+    for slot in (mixed, again):
+        engine.reply(slot, max_tokens=8, ends=())
+    engine.snapshot(mixed).save(tmp_path)
+    events += run(engine)
+    assert tokens(events, words) == alone(model, [4, 5, 6], 12, end=-1)
+    state, out = model.init_state(1), list[int]()
+    for part in (torch.tensor([[1, 2]]), frames[None, :6], torch.tensor([[3]]), frames[None, 6:]):
+        n = torch.tensor([part.shape[1]])
+        hidden, _ = model.step(part, state, n, n < 0)
+    while len(out) < 8:
+        out.append(int(model.decoder.logits(hidden[0, -1]).argmax()))
+        hidden, _ = model.step(torch.tensor([out[-1:]]), state, torch.tensor([1]), torch.tensor([False]))
+    assert tokens(events, mixed) == tokens(events, again) == out
+    other = LlmEngine(machine(policy, layers=2), 1)
+    late = other.open("late", like=other.load(tmp_path))
+    assert tokens(run(other), late) == out
+
+
+def test_embeddings_of_another_width_are_refused() -> None:
+    engine = LlmEngine(machine(), 1)
+    slot = engine.open("a")
+    for wrong in (torch.zeros(2, 5), torch.zeros(2, 12, dtype=torch.int64), [torch.zeros(())]):
+        with pytest.raises(BadToken, match="takes 12 real numbers, so put the encoder's frames through a Projector"):
+            engine.extend(slot, wrong)
+    assert engine.idle
 
 
 def test_a_snapshot_goes_on_in_another_engine_after_a_restart(tmp_path: Path) -> None:
