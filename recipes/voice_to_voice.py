@@ -114,9 +114,11 @@ def measure(url: str, turns: int, lookahead: int, key: str | None = None) -> lis
 
 
 def table(turns: Sequence[Turn]) -> str:
-    """A row a stage: its median and 95th percentile in ms."""
+    """A row a stage: its median and 95th percentile in ms; after the turn: all but the silence and the wait that told
+    that it was over."""
     names = list(dict.fromkeys(name for turn in turns for name in turn.stages))
     rows = [(name, [turn.stages[name] for turn in turns if name in turn.stages]) for name in names]
-    rows += [("voice to voice", [turn.total for turn in turns])]
+    known = [turn.total - turn.stages.get("silence", 0) - turn.stages.get("turn", 0) for turn in turns]
+    rows += [("after the turn", known), ("voice to voice", [turn.total for turn in turns])]
     lines = [f"{name:16} {np.percentile(ms, 50):7.0f} {np.percentile(ms, 95):7.0f}" for name, ms in rows]
     return "\n".join([f"{'ms':16} {'p50':>7} {'p95':>7}   of {len(turns)} turns", *lines])
