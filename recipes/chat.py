@@ -18,6 +18,7 @@ from vivavoce.speech.errors import MissingDevice
 from vivavoce.speech.llm.assistant import LIVELY, MODEL, Assistant, Conversation
 from vivavoce.speech.llm.sampling import Sampling
 from vivavoce.streaming.cache_policy import SinkRing
+from vivavoce.streaming.eight_bits import DTYPES
 from vivavoce.streaming.errors import VivaVoceError
 
 from .options import count, say
@@ -54,6 +55,7 @@ def load(args: argparse.Namespace) -> Assistant:
         dtype=torch.bfloat16 if gpu else torch.float32,
         device="cuda" if gpu else "cpu",
         sampling=sampling,
+        kept=args.kept,
     )
 
 
@@ -127,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=count, default=256, metavar="N", help="of a reply (default: %(default)s)")
     parser.add_argument("--window", type=count, default=1020, metavar="N",
                         help="tokens the model still sees, besides the first 4 (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--kept", choices=tuple(DTYPES), help="keys and values in 8 bits: a quarter of the memory, but "
+                        "slower and a little off (default: as the weights)")  # fmt: skip
     parser.add_argument("--temperature", type=temperature, default=LIVELY.temperature, metavar="T",
                         help="0 takes the likeliest word (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")

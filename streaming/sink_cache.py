@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .cache_policy import NEVER, CachePolicy, Positions
+from .eight_bits import DTYPES, Kept, pack, unpack
 from .errors import VivaVoceError
 from .state import State
 
@@ -81,6 +82,7 @@ class CacheState(State):
 
     keys, values: a tensor a layer, (slots, entries, kv_heads, D), keys before rotary embedding.
     turned: the same of keys as whoever attends has turned them, or none.
+    key_scales, value_scales: (slots, entries, kv_heads, 1) a layer where keys and values are kept in 8 bits, or none.
     born: (slots, entries) index of the token in the entry, -1 when empty; died: the first query that no longer sees it.
     score: (slots, entries) each token's surprise, or (slots, 0) when the policy asks for none.
     length: (slots,) tokens so far; high: (slots,) the most there ever were. All int64.
@@ -89,6 +91,8 @@ class CacheState(State):
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     turned: tuple[Tensor, ...]
+    key_scales: tuple[Tensor, ...]
+    value_scales: tuple[Tensor, ...]
     born: Tensor
     died: Tensor
     score: Tensor
@@ -106,17 +110,22 @@ class CacheState(State):
         head_dim: int,
         like: Tensor,
         turned: bool = False,
+        kept: Kept | None = None,
     ) -> Self:
-        """`like` gives dtype and device; turned: keep turned keys too."""
+        """`like` gives dtype and device; turned: keep turned keys too; kept: keys and values in so many bits."""
         shape, device = (slots, policy.entries), like.device
 
-        def tensors(n: int) -> tuple[Tensor, ...]:
-            return tuple(like.new_zeros(*shape, kv_heads, head_dim) for _ in range(n))
+        def tensors(wanted: bool, width: int = head_dim, dtype: torch.dtype = like.dtype) -> tuple[Tensor, ...]:
+            n = layers if wanted else 0
+            return tuple(like.new_zeros(*shape, kv_heads, width, dtype=dtype) for _ in range(n))
 
+        dtype = DTYPES[kept] if kept else like.dtype
         return cls(
-            tensors(layers),
-            tensors(layers),
-            tensors(layers if turned else 0),
+            tensors(True, dtype=dtype),
+            tensors(True, dtype=dtype),
+            tensors(turned),
+            tensors(kept is not None, 1),
+            tensors(kept is not None, 1),
             born=torch.full(shape, -1, device=device),
             died=torch.zeros(shape, dtype=torch.int64, device=device),
             score=torch.zeros(slots, policy.entries if policy.scored else 0, device=device),
@@ -205,18 +214,34 @@ class CacheState(State):
 
     def write_one(self, layer: int, new: OneEach, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
         """As `write`, (n, kv_heads, D) of every slot of `new`, active or not."""
-        shape = (-1, *keys.shape[1:])
-        self.keys[layer].view(shape).index_copy_(0, new.row, keys)
-        self.values[layer].view(shape).index_copy_(0, new.row, values)
+        if self.key_scales:
+            keys, scale = pack(keys, self.keys[layer].dtype)
+            _put(self.key_scales[layer], new.row, scale)
+            values, scale = pack(values, self.values[layer].dtype)
+            _put(self.value_scales[layer], new.row, scale)
+        _put(self.keys[layer], new.row, keys)
+        _put(self.values[layer], new.row, values)
         if turned is not None:
-            self.turned[layer].view(shape).index_copy_(0, new.row, turned)
+            _put(self.turned[layer], new.row, turned)
 
     def write(self, layer: int, block: Block, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
         """keys, values, turned: (tokens, kv_heads, D) of the block's tokens, keys before rotary embedding."""
-        self.keys[layer][block.slot, block.entry] = keys
-        self.values[layer][block.slot, block.entry] = values
+        at = block.slot, block.entry
+        if self.key_scales:
+            keys, self.key_scales[layer][at] = pack(keys, self.keys[layer].dtype)
+            values, self.value_scales[layer][at] = pack(values, self.values[layer].dtype)
+        self.keys[layer][at] = keys
+        self.values[layer][at] = values
         if turned is not None:
-            self.turned[layer][block.slot, block.entry] = turned
+            self.turned[layer][at] = turned
+
+    def read(self, layer: int, slots: slice | Tensor, used: int) -> tuple[Tensor, Tensor]:
+        """Keys before rotary embedding and values of the first `used` entries, (slots, used, kv_heads, D)."""
+        keys, values = (x[layer][slots, :used] for x in (self.keys, self.values))
+        if not self.key_scales:
+            return keys, values
+        of_keys, of_values = (x[layer][slots, :used] for x in (self.key_scales, self.value_scales))
+        return unpack(keys, of_keys), unpack(values, of_values)
 
     def rate(self, block: Block, surprise: Tensor) -> None:
         """surprise: (tokens,) of the block's tokens, 0 or more."""
@@ -257,9 +282,10 @@ class CacheState(State):
         count = held.sum(1)
         order = torch.where(held, self.born, NEVER).argsort(dim=1, stable=True)[:, : int(count.max())]
         row = torch.arange(len(order), device=order.device)[:, None]
+        whole = [self.read(layer, slice(None), self.born.shape[1]) for layer in range(len(self.keys))]
         return Held(
-            tuple(k[row, order] for k in self.keys),
-            tuple(v[row, order] for v in self.values),
+            tuple(keys[row, order] for keys, _ in whole),
+            tuple(values[row, order] for _, values in whole),
             self.born[row, order],
             count,
         )
@@ -275,3 +301,8 @@ class CacheState(State):
                 f"slot {slot}: {int(self.length[slot])} + {int(take[slot])} tokens do not fit a cache of "
                 f"{policy.limit} that drops none; take a longer one, or a policy that evicts"
             )
+
+
+def _put(store: Tensor, row: Tensor, x: Tensor) -> None:
+    """Write x (n, ...) to these rows of a store (slots, entries, ...)."""
+    store.view(-1, *x.shape[1:]).index_copy_(0, row, x)

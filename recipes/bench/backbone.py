@@ -26,6 +26,7 @@ from vivavoce.speech.llm.model import DecoderState, LanguageModel
 from vivavoce.speech.nn.packed import Precision, supported
 from vivavoce.speech.weights import fit
 from vivavoce.streaming.cache_policy import SinkRing
+from vivavoce.streaming.eight_bits import Kept
 from vivavoce.streaming.engine import Slot
 
 from .report import Different, Row, in_turn, run
@@ -44,13 +45,15 @@ FULL = shape(384, 6, 8, 2, 1024, 8192)  # 12.5 million parameters
 
 @dataclass(frozen=True)
 class Plan:
-    """windows: of the cache against recomputing; batches: against transformers, each with a prompt of `prompt` tokens
-    and `tokens` more; seconds: spent on one case, all contenders together, in `repeats` rounds or more."""
+    """windows: of the cache against recomputing; kept: caches in 8 bits, for their size and error; batches: against
+    transformers, each with a prompt of `prompt` tokens and `tokens` more; seconds: spent on one case, all contenders
+    together, in `repeats` rounds or more."""
 
     windows: tuple[int, ...] = (256, 1024, 4096)
     batches: tuple[int, ...] = (1, 16)
     prompt: int = 64
     tokens: int = 64
+    kept: tuple[Kept, ...] = ("int8", "fp8")
     seconds: float = 10.0
     repeats: int = 3
     models: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "12.5 M": FULL})
@@ -71,6 +74,7 @@ def bench_backbone(plan: Plan) -> list[Row]:
         for name, config in plan.models.items():
             theirs, ours = build(config)
             rows += [recompute_case(name, ours, plan, window) for window in plan.windows]
+            rows += [kept_case(name, ours, plan, kept) for kept in plan.kept]
             ways = {way: prepare(copy.deepcopy(ours), precision) for way, precision in WAYS.items()
                     if precision in supported()}  # fmt: skip
             rows += [row for batch in plan.batches for row in generate_cases(name, theirs, ways, plan, batch)]
@@ -102,6 +106,21 @@ def last_again(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Ten
 def step(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Tensor:
     every = torch.full((len(tokens),), tokens.shape[1])
     return model.step(tokens, state, every, every < 0)[0]
+
+
+def kept_case(name: str, decoder: Decoder, plan: Plan, kept: Kept) -> Row:
+    """How small a session is with keys and values in 8 bits, and how far off its scores then are, past the window."""
+    policy, tokens = SinkRing(SINKS, plan.windows[0] - SINKS, 64), draw(decoder, 1, 2 * plan.windows[0])
+    scores, sizes = [], []
+    for model in (LanguageModel(decoder, policy, kept=kept), LanguageModel(decoder, policy)):
+        state = model.init_state(1)
+        scores.append(decoder.logits(step(model, state, tokens)[:, -plan.windows[0] :]))
+        cache = state.cache
+        held = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
+        sizes.append(sum(x.nbytes for layers in held for x in layers) / 1e6)
+    difference = float((scores[0] - scores[1]).abs().max() / scores[1].abs().max())
+    case = f"{name}: keys and values of a session of {plan.windows[0]} tokens in {kept}, against float32"
+    return Row(case, sizes[0], sizes[1], "MB", sizes[1] / sizes[0], difference)
 
 
 def generate_cases(name: str, theirs: Any, ways: Mapping[str, Decoder], plan: Plan, batch: int) -> list[Row]:

@@ -25,6 +25,7 @@ import torch
 
 from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.streaming.cache_policy import SinkRing
+from vivavoce.streaming.eight_bits import Kept
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import UnknownSlot, VivaVoceError
 
@@ -90,7 +91,7 @@ class Reply:
 
 class Assistant:
     """template: how messages become a prompt; sampling: of conversations that do not bring their own; replies: ready
-    answers that stand in for the model's own where what was said matches, or None."""
+    answers that stand in for the model's own where what was said matches, or None; kept: as for `LanguageModel`."""
 
     def __init__(
         self,
@@ -101,13 +102,14 @@ class Assistant:
         budget: int = 256,
         sampling: Sampling = LIVELY,
         replies: Replies | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Raises BadCheckpoint for a model without a chat template."""
         if loaded.template is None:
             raise BadCheckpoint(f"{loaded.source}: no chat template lies beside it; take a model made for conversation")
         self.tokenizer, self.template, self.source = loaded.tokenizer, loaded.template, loaded.source
         self.sampling, self.replies = sampling, replies
-        model = LanguageModel(loaded.decoder, policy or SinkRing())
+        model = LanguageModel(loaded.decoder, policy or SinkRing(), kept=kept)
         self.engine = LlmEngine(model, slots, budget=max(budget, slots))
         self._conversations: dict[Slot, Conversation] = {}
         self._prefixes: dict[str, Snapshot] = {}
@@ -123,13 +125,14 @@ class Assistant:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         sampling: Sampling = LIVELY,
+        kept: Kept | None = None,
     ) -> Assistant:
         """A shipped name, a folder or a Hub id. Raises BadCheckpoint, BadConfig, MissingDependency."""
         loaded = load(source, dtype=dtype, device=device)
         prepare(loaded.decoder)
         path = loaded.source / FILE
         replies = Replies.load(path) if path.is_file() else None
-        return cls(loaded, slots=slots, policy=policy, sampling=sampling, replies=replies)
+        return cls(loaded, slots=slots, policy=policy, sampling=sampling, replies=replies, kept=kept)
 
     @property
     def free(self) -> int:

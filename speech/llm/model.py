@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vivavoce.kernels.registry import cache_attention
 from vivavoce.kernels.rotary import rotary_table
 from vivavoce.streaming.cache_policy import CachePolicy
+from vivavoce.streaming.eight_bits import Kept
 from vivavoce.streaming.sink_cache import Block, CacheState, Group, OneEach
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
@@ -37,20 +38,22 @@ class DecoderState(State):
 class LanguageModel:
     """A `Stage`: tokens (slots, n) or embeddings (slots, n, width) in, hidden states (slots, n, width) out.
 
-    Exact for any split into steps and any company. Its rows are worked on packed: padding costs nothing.
+    Exact for any split into steps and any company. Its rows are worked on packed: padding costs nothing. kept: keys and
+    values in 8 bits, which takes a quarter of the memory and more time, and is off by what `vivavoce bench backbone`
+    prints.
     """
 
     spec = StageSpec(Fraction(1), Fraction(1))
 
-    def __init__(self, decoder: Decoder, policy: CachePolicy) -> None:
-        self.decoder, self.policy = decoder, policy
+    def __init__(self, decoder: Decoder, policy: CachePolicy, *, kept: Kept | None = None) -> None:
+        self.decoder, self.policy, self.kept = decoder, policy, kept
         weight = decoder.norm.weight
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         frequencies = decoder.config.frequencies().to(weight.device)
         self.table = rotary_table(frequencies, policy.entries + 1).to(wide)
         self.turns = Turns(frequencies, wide)
         # on a GPU turning is part of the kernel; of half precision it would keep too little
-        self.turned = policy.steady and weight.device.type == "cpu" and weight.dtype == wide
+        self.turned = policy.steady and weight.device.type == "cpu" and weight.dtype == wide and kept is None
         self.lean = Lean(decoder, policy, self.turns) if self.turned else None
 
     def init_state(self, slots: int) -> DecoderState:
@@ -63,6 +66,7 @@ class LanguageModel:
             head_dim=c.head_dim,
             like=like,
             turned=self.turned,
+            kept=self.kept,
         )
         return DecoderState(cache, like.new_zeros(slots, self.policy.slack + 1 if self.policy.scored else 0, c.width))
 
@@ -125,7 +129,7 @@ class LanguageModel:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.write_one(layer, new, k, v)
-            keys, values = (x[layer][first:end, :used] for x in (cache.keys, cache.values))
+            keys, values = cache.read(layer, slice(first, end), used)
             return cache_attention(
                 q[:, None], keys, values, self.table, *positions, visible[:, None], self.policy.sinks
             )[:, 0]
@@ -164,7 +168,7 @@ class LanguageModel:
         return hide(group.visible, self.table.dtype)[:, None]
 
     def _far(self, layer: int, q: Tensor, cache: CacheState, group: Group) -> Tensor:
-        k, v = _rows(cache.keys[layer], group), _rows(cache.values[layer], group)
+        k, v = cache.read(layer, _slots(group, cache), group.visible.shape[2])
         return cache_attention(_padded(q, group), k, v, self.table, *group.positions, group.visible, self.policy.sinks)
 
     def _surprise(self, x: Tensor, hidden: Tensor, newest: Tensor, block: Block) -> Tensor:
@@ -188,7 +192,8 @@ def _packed(take: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
 
 def _near(layer: int, q: Tensor, cache: CacheState, group: Group, seen: Tensor) -> Tensor:
     """(rows, n, heads, D) of queries and keys that are turned already."""
-    parts = _padded(q, group), _rows(cache.turned[layer], group), _rows(cache.values[layer], group)
+    slots, used = _slots(group, cache), group.visible.shape[2]
+    parts = _padded(q, group), cache.turned[layer][slots, :used], cache.values[layer][slots, :used]
     q, k, v = (x.transpose(1, 2) for x in parts)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
 
@@ -200,7 +205,6 @@ def _padded(q: Tensor, group: Group) -> Tensor:
     return padded
 
 
-def _rows(x: Tensor, group: Group) -> Tensor:
-    """The entries in use (r, used, ...) of the group's slots; a view when those are all slots."""
-    x = x[:, : group.visible.shape[2]]
-    return x if len(group.rows) == len(x) else x[group.rows]
+def _slots(group: Group, cache: CacheState) -> slice | Tensor:
+    """The group's slots: a slice, hence no copy, when those are all."""
+    return slice(None) if len(group.rows) == len(cache.length) else group.rows

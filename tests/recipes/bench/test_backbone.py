@@ -29,6 +29,7 @@ def test_every_window_and_batch_has_its_row(rows: list[Row]) -> None:
     assert [row.case for row in rows] == [
         "tiny: a token at window 16, against recompute",
         "tiny: a token at window 80, against recompute",
+        *(f"tiny: keys and values of a session of 16 tokens in {kept}, against float32" for kept in ("int8", "fp8")),
         *(case + way for case in theirs for way in ways),
     ]
 
@@ -38,7 +39,12 @@ def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
         assert row.ratio == pytest.approx(row.theirs / row.ours)
         assert row.difference is not None
         assert row.difference < 1e-5
-    for row in rows[2:]:
+    for row in rows[2:4]:
+        assert row.ratio == pytest.approx(row.theirs / row.ours)
+        assert row.ratio > 2
+        assert row.difference is not None
+        assert 0 < row.difference < 0.2
+    for row in rows[4:]:
         assert row.ratio == pytest.approx(row.ours / row.theirs)
 
 

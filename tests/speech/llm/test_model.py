@@ -17,6 +17,7 @@ from vivavoce.speech.llm.decoder import Decoder, Projector
 from vivavoce.speech.llm.model import DecoderState, LanguageModel
 from vivavoce.speech.llm.turns import turn
 from vivavoce.streaming.cache_policy import CachePolicy, EntropyRetained, KeepAll, SinkRing, Window
+from vivavoce.streaming.eight_bits import Kept
 from vivavoce.streaming.sink_cache import CacheOverflow
 
 TOKENS = 40
@@ -208,3 +209,19 @@ def test_more_than_a_cache_without_eviction_holds_is_refused_and_changes_nothing
     with pytest.raises(CacheOverflow, match="do not fit a cache of 8"):
         machine.step(tokens[None], state, torch.tensor([9]), torch.tensor([False]))
     assert int(state.cache.length) == 0
+
+
+@pytest.mark.parametrize(("kept", "limit"), [("int8", 0.03), ("fp8", 0.3)])
+@pytest.mark.parametrize("policy", POLICIES[:1] + POLICIES[3:], ids=str)
+def test_a_cache_in_eight_bits_is_small_and_near_and_streams_as_it_runs_offline(
+    kept: Kept, limit: float, policy: CachePolicy
+) -> None:
+    model, streams = decoder(qk_norm=True), text(33, 7)
+    machine, exact = LanguageModel(model, policy, kept=kept), LanguageModel(model, policy)
+    got = streamed(machine, streams, pushes=[[1], [3, 4]], lookaheads=[0, 0], seed=4, move_at=5)
+    for y, x in zip(got, streams, strict=True):
+        assert worst(y, one_pass(machine, x)) <= 1e-10
+    if not policy.scored:  # what is off by a little may be less surprising than another
+        assert 1e-4 < worst(one_pass(machine, streams[0]), one_pass(exact, streams[0])) <= limit
+    small, large = (m.init_state(1).cache for m in (machine, exact))
+    assert sum(x.nbytes for x in (*small.keys, *small.key_scales)) < sum(x.nbytes for x in large.keys) / 3
