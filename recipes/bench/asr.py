@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from vivavoce.speech import hub
 from vivavoce.speech.errors import MissingDependency, MissingDevice
 from vivavoce.speech.foreign import rename
-from vivavoce.speech.nn.encoder import SUBSAMPLING, Encoder, EncoderConfig
+from vivavoce.speech.nn.encoder import Encoder, EncoderConfig
 from vivavoce.speech.nn.packed import PRECISIONS, PackedLinear, Precision, prepare
+from vivavoce.speech.nn.subsampling import SUBSAMPLING
 
 from .report import Different, Row, in_turn, run
 
