@@ -149,7 +149,8 @@ class Endpoints:
             asked = SpeechRequest.model_validate_json(await request.body())
         except ValidationError as e:
             fault = e.errors(include_url=False)[0]
-            raise bad(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}", str(fault["loc"][0])) from None
+            where = ".".join(map(str, fault["loc"]))  # nowhere, where the body is no JSON object
+            raise bad(f"{where or 'the body'}: {fault['msg']}", where.split(".")[0] or None) from None
         if self.house.speaking is None:
             raise bad("this server has no voice; start it with one: vivavoce serve --voice NAME", "model")
         require(self.house, asked.model)
@@ -165,11 +166,15 @@ class Endpoints:
 
     async def _sound(self, speaker: Speaker, text: str, encoder: Encoder) -> AsyncGenerator[bytes]:
         speaker.say(text)
+        samples = 0
         try:
             async for spoken in speaker:
+                samples += len(spoken.pcm)
                 self.house.metrics.audio_out.inc(len(spoken.pcm) / encoder.rate)
-                if block := encoder.push(spoken.pcm):
+                if len(spoken.pcm) and (block := encoder.push(spoken.pcm)):
                     yield block
+            if not samples:
+                raise bad("there is nothing in input that this voice can say; send words in its language", "input")
             if rest := encoder.finish():
                 yield rest
         finally:
@@ -264,6 +269,8 @@ def bad(message: str, param: str | None = None) -> Refused:
 
 def require(house: House, name: str) -> None:
     """Raises Refused for a model that is not here."""
+    if not name:
+        raise bad(f"model is missing; send one of those that GET /v1/models lists, like {house.model}", "model")
     if not house.knows(name):
         message = f"there is no model {name!r} here; GET /v1/models lists {', '.join(house.names())} and aliases"
         raise Refused(Refusal(404, "invalid_request_error", "model_not_found", message, param="model"))

@@ -140,6 +140,21 @@ def test_what_is_wrong_with_a_text_is_said(at: str, change: dict[str, Any], stat
     assert message in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("body", [b"", b"[1]", b"\xff", b'"text"'])
+def test_a_body_that_is_no_json_object_is_said(at: str, body: bytes) -> None:
+    answer = httpx.post(f"{at}/v1/audio/speech", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("the body: ")
+
+
+@pytest.mark.parametrize("form", ["pcm", "wav", "flac"])
+def test_a_text_of_which_nothing_can_be_said_is_refused(at: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hum.hum", lambda text: np.zeros(0, np.float32))
+    answer = httpx.post(f"{at}/v1/audio/speech", json={"model": "hum", "input": "\u8a71", "response_format": form})
+    assert answer.status_code == 400
+    assert "nothing in input" in answer.json()["error"]["message"]
+
+
 def test_a_missing_or_too_large_file_is_said(at: str) -> None:
     answer = httpx.post(f"{at}/v1/audio/transcriptions", data={"model": "tiny"}, files={"other": FILE})
     assert answer.status_code == 400
