@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 
 from vivavoce.kernels.lazy import installed
 from vivavoce.kernels.registry import cache_attention, conv_step, relative_attention, rms_norm, rotary, swiglu
@@ -60,22 +61,25 @@ def bench_kernels(plan: Plan) -> list[Row]:
 
 
 def decode_rows(plan: Plan, batch: int, entries: int, copy: float) -> list[Row]:
-    """Decode attention beside plain torch and SDPA, and its share of `copy` bytes a second."""
+    """Decode attention beside plain torch, SDPA and FlexAttention, and its share of `copy` bytes a second."""
     inputs = decode_inputs(batch, entries, plan.dtype, "cuda")
     name = f"decode attention, batch {batch}, {entries} entries"
     difference = compare(name, cache_attention.twin(**inputs), cache_attention.reference(**inputs))
-    ours, plain, sdpa = (
+    flex = torch.compile(flex_attention)
+    ours, plain, sdpa, flexible = (
         timed(call, plan)
         for call in (
             lambda: cache_attention.twin(**inputs),
             lambda: cache_attention.reference(**inputs),
             lambda: attention_without_rotary(inputs),
+            lambda: flexible_without_rotary(inputs, flex),
         )
     )
     reach = 100 * 2 * inputs["k"].nbytes / (ours * 1e-6) / copy
     return [
         Row(f"{name}, against plain torch", ours, plain, "µs", plain / ours, difference),
         Row(f"{name}, against SDPA, which turns no keys", ours, sdpa, "µs", sdpa / ours),
+        Row(f"{name}, against FlexAttention, which turns no keys", ours, flexible, "µs", flexible / ours),
         Row(f"{name}, bytes read, of copying speed", reach, 100.0, "%", reach / 100),
     ]
 
@@ -105,6 +109,13 @@ def decode_inputs(batch: int, entries: int, dtype: torch.dtype, device: str) -> 
 def attention_without_rotary(inputs: dict[str, Any]) -> Tensor:
     q, k, v = (inputs[name].transpose(1, 2) for name in "qkv")
     return F.scaled_dot_product_attention(q, k, v, attn_mask=inputs["visible"][:, None], enable_gqa=True)
+
+
+def flexible_without_rotary(inputs: dict[str, Any], attend: Callable[..., Any]) -> Tensor:
+    """attend: torch's flex_attention, compiled; every entry is seen, so that it needs no mask."""
+    q, k, v = (inputs[name].transpose(1, 2) for name in "qkv")
+    y: Tensor = attend(q, k, v, enable_gqa=True)
+    return y
 
 
 def token_rows(plan: Plan, n: int) -> list[Row]:

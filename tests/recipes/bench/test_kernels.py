@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 from vivavoce.kernels.registry import cache_attention, conv_step, relative_attention
 from vivavoce.recipes.bench import kernels
@@ -14,6 +15,7 @@ from vivavoce.recipes.bench.kernels import (
     compare,
     decode_inputs,
     encoder_inputs,
+    flexible_without_rotary,
     main,
 )
 from vivavoce.recipes.bench.report import Different
@@ -40,6 +42,13 @@ def test_sdpa_does_the_same_but_for_the_turning() -> None:
     assert torch.allclose(attention_without_rotary(inputs).transpose(1, 2), expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_does_the_same_but_for_the_turning() -> None:
+    inputs = decode_inputs(2, 5, torch.float32, "cpu")
+    expected = attention_without_rotary(inputs)
+    assert torch.allclose(flexible_without_rotary(inputs, flex_attention), expected, atol=1e-5)
+
+
 def test_a_step_of_the_encoder_fits_its_operations() -> None:
     attention, conv = encoder_inputs(2, torch.float32, "cpu")
     assert relative_attention(*attention).shape == (2, 8, 4, 128)
@@ -57,6 +66,6 @@ def test_different_answers_are_not_timed() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_every_case_has_its_row() -> None:
     rows = bench_kernels(Plan(decode=((1, 100),), rows=(2,), streams=(2,), replays=2, warm=1))
-    assert [row.case.split(",")[0] for row in rows] == ["decode attention"] * 3 + ["RMSNorm", "rotary", "SwiGLU",
+    assert [row.case.split(",")[0] for row in rows] == ["decode attention"] * 4 + ["RMSNorm", "rotary", "SwiGLU",
                                                           "relative attention", "convolution step"]  # fmt: skip
     assert all(row.ours > 0 for row in rows)
