@@ -1,7 +1,8 @@
 """The token planner: speech tokens in, frames for the flow out, as the acoustic model draws them from phones.
 
-Tokens come from a tokenizer (or a model that writes them), one every 80 ms; four frames come out for each. Everything
-looks back only, so it is a stage. The flow makes speech of it in the voice that the planner was trained on.
+Tokens come from a tokenizer (or a model that writes them), one every 80 ms; four frames come out for each. A
+recogniser's frame tells of sound before its own time, so what lies after that is told by the next ones: the planner
+waits for `ahead` tokens and otherwise looks back only, so it is a stage. The flow makes speech of the frames.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from vivavoce.streaming.buffers import take_items
+from vivavoce.streaming.buffers import count_mask, take_items
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
@@ -25,7 +26,7 @@ FRAMES = tokens.HOP * mel.RATE // tokens.RATE // mel.HOP  # a token
 @dataclass(frozen=True)
 class PlannerConfig:
     """levels: the tokenizer's; fingerprint: of the tokenizer whose tokens it reads; condition: features a frame beside
-    its mean, as many as the flow takes."""
+    its mean, as many as the flow takes; ahead: tokens that are waited for."""
 
     levels: tuple[int, ...]
     fingerprint: str
@@ -34,15 +35,17 @@ class PlannerConfig:
     hidden: int = 512
     layers: int = 4
     kernel: int = 7
+    ahead: int = 2
 
 
 @dataclass(frozen=True, eq=False)
 class PlannerState(State):
-    """blocks: what each convolution remembers, (slots, kernel - 1, width); before: (slots, 1) the last token, -1 before
-    the first."""
+    """blocks: what each convolution remembers, (slots, kernel - 1, width); window: (slots, 1 + ahead) the last tokens,
+    -1 before the first; held: (slots,) int64 how many of them have not been drawn."""
 
     blocks: tuple[Tensor, ...]
-    before: Tensor
+    window: Tensor
+    held: Tensor
 
 
 class Planner(nn.Module):
@@ -52,7 +55,7 @@ class Planner(nn.Module):
         super().__init__()
         self.config = config
         self.fsq = tokens.Fsq(config.levels)
-        self.enter = nn.Linear(2 * len(config.levels), config.width)
+        self.enter = nn.Linear((2 + config.ahead) * len(config.levels), config.width)
         self.place = nn.Parameter(torch.randn(FRAMES, config.width) * 0.1)
         self.blocks = nn.ModuleList(
             ConvBlock(config.width, config.hidden, config.kernel, causal=True) for _ in range(config.layers)
@@ -72,26 +75,37 @@ class Planner(nn.Module):
     def init_state(self, slots: int) -> PlannerState:
         c, like = self.config, self.enter.weight.detach()
         return PlannerState(tuple(like.new_zeros(slots, c.kernel - 1, c.width) for _ in self.blocks),
-                            torch.full((slots, 1), -1, device=like.device))
+                            torch.full((slots, 1 + c.ahead), -1, device=like.device),
+                            torch.zeros(slots, dtype=torch.int64, device=like.device))
 
     @torch.no_grad()
     def step(self, x: Tensor, state: PlannerState, valid: Tensor, final: Tensor,
              lookahead: int = 0) -> tuple[Tensor, Tensor]:
-        """x: (slots, n) int64. Returns (slots, 4 n, 82 + condition), (slots,)."""
-        if x.shape[1] == 0:
-            return self.place.new_zeros(len(x), 0, self.width), FRAMES * valid
-        joined = torch.cat((state.before, x), dim=1)
-        state.before.copy_(take_items(joined, valid[:, None]))
-        return self._draw(joined, state, FRAMES * valid), FRAMES * valid
+        """x: (slots, n) int64. Returns (slots, 4 m, 82 + condition), (slots,)."""
+        ahead, n = self.config.ahead, x.shape[1]
+        x = torch.where(count_mask(valid, n), x, -1)
+        joined = torch.cat((state.window, x, x.new_full((len(x), ahead), -1)), dim=1)
+        total = state.held + valid
+        held = torch.where(final, 0, total.clamp(max=ahead))
+        first = 1 + ahead - state.held
+        state.window.copy_(take_items(joined, valid[:, None] + torch.arange(1 + ahead, device=x.device)))
+        state.held.copy_(held)
+        count = FRAMES * (total - held)
+        if n + ahead == 0:
+            return self.place.new_zeros(len(x), 0, self.width), count
+        at = first[:, None] - 1 + torch.arange(n + 2 * ahead + 1, device=x.device)
+        around = take_items(joined, at.clamp(max=joined.shape[1] - 1)).unfold(1, 2 + ahead, 1)
+        return self._draw(around, state, count), count
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole utterances with gradients: (B, n) -> (B, 4 n, 82 + condition)."""
-        return self._draw(nn.functional.pad(x, (1, 0), value=-1), None, None)
+        """Whole utterances with gradients: (B, n), -1 past the last -> (B, 4 n, 82 + condition)."""
+        ahead = self.config.ahead
+        return self._draw(nn.functional.pad(x, (1, ahead), value=-1).unfold(1, 2 + ahead, 1), None, None)
 
-    def _draw(self, joined: Tensor, state: PlannerState | None, valid: Tensor | None) -> Tensor:
-        """joined: (B, 1 + n) tokens, the first only known as the one before."""
-        values = self.fsq.values(joined.clamp(min=0)).to(self.enter.weight.dtype) * (joined >= 0)[..., None]
-        h = self.enter(torch.cat((values[:, 1:], values[:, :-1]), dim=-1))
+    def _draw(self, around: Tensor, state: PlannerState | None, valid: Tensor | None) -> Tensor:
+        """around: (B, n, 2 + ahead) each token with the one before and those after it, -1 where there is none."""
+        values = self.fsq.values(around.clamp(min=0)).to(self.enter.weight.dtype) * (around >= 0)[..., None]
+        h = self.enter(values.flatten(2))
         h = (h[:, :, None] + self.place).flatten(1, 2)
         for i, block in enumerate(self.blocks):
             h = block(h) if state is None else block(h, state.blocks[i], valid)

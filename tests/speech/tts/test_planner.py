@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from streams import one_pass, streamed, worst
@@ -27,8 +29,18 @@ def test_any_chunking_in_any_company_equals_one_pass(planner: Planner) -> None:
         assert worst(planner(x[None])[0].detach(), y) < 1e-10
 
 
-def test_it_looks_back_only(planner: Planner) -> None:
-    a = torch.tensor([[1, 2, 3, 4, 5]])
-    b = torch.tensor([[1, 2, 3, 9, 9]])
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_it_looks_so_far_ahead_and_no_farther(ahead: int) -> None:
+    planner = Planner(dataclasses.replace(CONFIG, ahead=ahead)).double().eval()
+    a = torch.tensor([[1, 2, 3, 4, 5, 6]])
+    b = torch.tensor([[1, 2, 3, 4, 9, 9]])
     same = (planner(a) - planner(b)).abs().amax(-1)[0] == 0
-    assert same.tolist() == [True] * 12 + [False] * 8
+    assert same.tolist() == [True] * 4 * (4 - ahead) + [False] * 4 * (2 + ahead)
+    stream = a[0]
+    assert worst(one_pass(planner, stream), planner(a)[0].detach()) < 1e-10
+
+
+def test_what_is_past_the_last_token_counts_for_nothing(planner: Planner) -> None:
+    alone = planner(torch.tensor([[1, 2, 3]]))
+    padded = planner(torch.tensor([[1, 2, 3, -1, -1]]))
+    assert worst(alone[0].detach(), padded[0, :12].detach()) < 1e-12
