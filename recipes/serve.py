@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import queue
 import socket
@@ -292,6 +293,10 @@ def _serve(args: argparse.Namespace, place: socket.socket) -> int:
     def ready(address: str) -> None:
         say(f"{address} serves {rooms.model} to {rooms.hearing.places} sessions at once; Ctrl-C ends")
 
+    # uvicorn calls it an error of ours when a socket is refused before its handshake
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: "without completing handshake" not in record.getMessage()
+    )
     server = Server(settings, realtime, args.drain, ready)
     server.run([place])
     return 0 if server.started else 1

@@ -35,7 +35,8 @@ _CODES = {
     "extra_forbidden": "unknown_parameter",
     "base64": "invalid_base64",
 }
-_TAGS = {"realtime", "transcription", "system", "user", "assistant", "function_call", "function_call_output"}
+_TAGS = {"realtime", "transcription", "system", "user", "assistant", "function_call", "function_call_output",
+         "audio/pcm", "audio/pcmu", "audio/pcma", "server_vad", "semantic_vad"}  # fmt: skip
 
 
 @dataclass(frozen=True)
