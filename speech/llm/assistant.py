@@ -325,6 +325,7 @@ class Assistant:
         return None if found is None else [*self._encode(found.reply), ends[0]]
 
     def _encode(self, text: str) -> list[int]:
+        text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs are no characters
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -57,12 +57,14 @@ class ChatTemplate:
         """The prompt. reply: end with what begins an assistant's turn; variables: `tools` and whatever else the
         template reads. Raises BadConfig when the template refuses the messages, MissingDependency without jinja2."""
         try:
-            from jinja2 import TemplateError
+            from jinja2 import TemplateError, TemplateSyntaxError
         except ImportError as e:
             raise MissingDependency("chat templates need jinja2; install jinja2") from e
         given = {"tools": None, "documents": None} | dict(self.tokens) | variables
         try:
             return _compiled(self.text).render(messages=messages, add_generation_prompt=reply, **given)
+        except TemplateSyntaxError as e:
+            raise BadConfig(f"the chat template is no template, line {e.lineno}: {e}; fetch the tokenizer again") from e
         except (TemplateError, TypeError, KeyError, ValueError, OverflowError) as e:
             raise BadConfig(f"the chat template refuses these messages: {e}") from e
 

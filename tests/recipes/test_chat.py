@@ -129,3 +129,21 @@ def test_the_model_that_ships_makes_small_talk(
     hello, booking = capsys.readouterr().out.splitlines()
     assert hello == "Hello! How are you today?"
     assert len(booking.split()) > 1
+
+
+def test_bytes_that_are_no_text_are_answered_like_any_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = io.BytesIO(b"\xff\xfe\x80 what\nhello there\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape"))
+    assert main(["--model", str(folder), "--max-tokens", "20"]) == 0
+    assert capsys.readouterr().out.endswith("Good day.\n")
+
+
+@pytest.mark.parametrize("kept", ["int8", "fp8"])
+def test_a_cache_in_eight_bits_talks_too(
+    kept: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello there\n"))
+    assert main(["--model", str(folder), "--kept", kept]) == 0
+    assert capsys.readouterr().out == "Good day.\n"
