@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -141,10 +141,12 @@ class CacheState(State):
 
     def _first(self, used: int) -> Self:
         """The first entries of every slot, sharing memory."""
-        shared = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{
-            name: x if name in ("length", "high") else tuple(y[:, :used] for y in x) if isinstance(x, tuple)
-            else x[:, :used] for name, x in shared.items()})  # fmt: skip
+
+        def first(x: Any) -> Any:
+            return tuple(y[:, :used] for y in x) if isinstance(x, tuple) else x[:, :used]
+
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{n: x if n in ("length", "high") else first(x) for n, x in values.items()})
 
     def held(self) -> Tensor:
         """(slots, entries) true for what the next token will see, should nothing be evicted before."""

@@ -31,12 +31,13 @@ from vivavoce.streaming.errors import UnknownSlot, VivaVoceError
 
 from .chat import Message
 from .detokenize import StopStrings, TextStream
-from .engine import Event, Failed, Finished, LlmEngine, Snapshot, Token
+from .engine import Event, Failed, Finished, LlmEngine, Token
 from .hub import Loaded, load
 from .layout import prepare
 from .model import LanguageModel
 from .retrieval import FILE, Replies
 from .sampling import Sampling
+from .session import Snapshot
 
 MODEL = "chat-en"
 LIVELY = Sampling(temperature=0.7, top_p=0.9)

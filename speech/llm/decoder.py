@@ -112,7 +112,9 @@ class Decoder(nn.Module):
         """Append `tokens` rows for speech and control tokens: drawn around the mean of those there, with their spread,
         so that before training none stands out. The rows that were there stay as they are."""
         draw = torch.Generator().manual_seed(seed)
-        for module in [self.embed, *([self.head] if isinstance(self.head, nn.Linear) else [])]:
+        tables: list[nn.Embedding | nn.Linear] = [self.embed]
+        tables += [self.head] if isinstance(self.head, nn.Linear) else []
+        for module in tables:
             old = module.weight
             noise = torch.randn(tokens, old.shape[1], generator=draw).to(old)
             module.weight = nn.Parameter(torch.cat((old, old.mean(0) + noise * old.std(0))), old.requires_grad)

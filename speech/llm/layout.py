@@ -50,10 +50,9 @@ def _is_half(x: Tensor) -> bool:
 
 
 def _halve(decoder: Decoder) -> None:
-    if decoder.head is None:
-        decoder.head = nn.Linear(decoder.config.width, decoder.config.vocabulary, bias=False, device="meta")
-        decoder.head.weight = decoder.embed.weight
-    decoder.head = Float16Linear(decoder.head)
+    head = nn.Linear(decoder.config.width, decoder.config.vocabulary, bias=False, device="meta")
+    head.weight = decoder.head.weight if isinstance(decoder.head, nn.Linear) else decoder.embed.weight
+    decoder.head = Float16Linear(head)
     for layer in decoder.layers:
         for module, name in ((layer.attention, "qkv"), (layer.attention, "out"), (layer, "gate_up"), (layer, "down")):
             setattr(module, name, Float16Linear(getattr(module, name)))

@@ -158,4 +158,5 @@ class _Layer(NamedTuple):
 def _unit(norm: RmsNorm) -> Tensor:
     """The weight of a vector whose length, rather than the root of its mean square, has become 1."""
     weight = norm.weight.detach()
-    return weight * len(weight) ** 0.5
+    scaled: Tensor = weight * len(weight) ** 0.5
+    return scaled
