@@ -3,13 +3,14 @@
 #
 #     recipes/train/asr/gpu.sh DATA OUT [MINUTES] [CONFIG]
 #
-# DATA holds speech/ and text/, or parts of a tar of them (`tar -cf - speech text | split -b 55m - parts/data.`) in
-# DATA/parts. OUT gets small-en/ (int8 weights, tokenizer, n-gram) and results-DECODER.json. A step whose output lies
-# there already is skipped, so the same line goes on after a cut; training resumes from its last checkpoint, and its
-# rate falls to 0 within the minutes. It needs bash, Python with torch 2.11 and torchaudio, the packages below, and
-# espeak-ng or espeakng-loader, installed or as wheels in ./.whl. No network.
+# DATA holds speech/, text/ and phones.json (`vivavoce data align`; made here if pocketsphinx is there), or parts of a
+# tar of them (`tar -cf - speech text phones.json | split -b 55m - parts/data.`) in DATA/parts. OUT gets small-en/ (int8
+# weights, tokenizer, n-gram) and results-DECODER.json. A step whose output lies there already is skipped, so the same
+# line goes on after a cut; training resumes from its last checkpoint, and its rate falls to 0 within the minutes. It
+# needs bash, Python with torch 2.11 and torchaudio, the packages below, and espeak-ng or espeakng-loader, installed or
+# as wheels in ./.whl. No network.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,10p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,11p' "$0"; exit 2; }
 data=$1 out=$2 minutes=${3:-22} config=${4:-recipes/train/asr/small-en-gpu.toml}
 hours=${SYNTH_HOURS:-12} jobs=${JOBS:-$(nproc)} work=${WORK:-/tmp/vivavoce-train}
 python=${PYTHON:-python3}
@@ -37,6 +38,8 @@ vivavoce() { "$python" -P -m vivavoce.recipes.cli "$@"; }
 [ -d "$data/speech" ] || cat "$data"/parts/* | tar -xf - -C "$data"
 [ -f "$data/tokenizer-256.json" ] ||
     vivavoce data tokenizer --text-dir "$data/text" --speech-dir "$data/speech" --out "$data" --size 256
+[ -f "$data/phones.json" ] ||
+    vivavoce data align --speech-dir "$data/speech" --out "$data/phones.json" --jobs "$jobs"
 [ -f "$data/synth/done" ] || {
     flite=0.3; command -v flite >/dev/null || flite=0
     vivavoce data synthesize --text-dir "$data/text" --speech-dir "$data/speech" --out "$data/synth" \
