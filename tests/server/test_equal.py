@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vivavoce.recipes import cli, sample, serve
 from vivavoce.recipes.data.voices import say
 from vivavoce.server.rooms.hearing import Hearing
 
+ROOT = Path(__file__).parents[2]
 RATE = 16000
 Pcm = NDArray[np.int16]
 
@@ -94,3 +96,15 @@ def test_with_turn_detection_they_are_those_of_each_utterance_as_a_file(
     assert sum(map(len, sounds)) < len(recording) - RATE
     assert words == [transcribed(sound, tmp_path, capsys) for sound in sounds]
     assert all(len(said) > 2 for said in words)
+
+
+@pytest.mark.filterwarnings(r"ignore:connect\(\) must be used:DeprecationWarning")  # as OpenAI's does not
+def test_the_example_of_the_docs_runs(
+    at: str, recording: Pcm, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "SERVER.md").read_text(), re.DOTALL)
+    (tmp_path / "build").mkdir()
+    soundfile.write(tmp_path / "build" / "sample.wav", recording, RATE)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("http://localhost:8000", at.replace("ws", "http", 1)), {})
+    assert capsys.readouterr().out.split() == transcribed(recording, tmp_path, capsys)
