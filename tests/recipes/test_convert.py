@@ -14,6 +14,8 @@ from small_voice import make_voice
 from vivavoce.recipes import convert
 from vivavoce.speech import audio
 from vivavoce.speech.errors import BadAudio
+from vivavoce.speech.tts.convert import Converter
+from vivavoce.speech.tts.voice import Voice
 
 
 @pytest.fixture
@@ -40,6 +42,21 @@ def test_blocks_make_what_the_whole_makes() -> None:
     stage = converter.stage(voice, steps=1)
     parts = torch.cat(list(convert.convert(stage, iter(pcm.split(5000)), lookahead=1)))
     assert float((parts - converter.convert(voice, pcm, steps=1, lookahead=1)).abs().max()) < 1e-4
+
+
+def test_what_ships_belongs_together_and_streams(tmp_path: Path, write: Callable[..., Path]) -> None:
+    voice, converter = Voice.load(), Converter.load()
+    assert converter.config.voice == voice.config.name
+    seconds = np.arange(32_000) / 16_000
+    samples = (0.1 * np.sin(900 * seconds) * (np.sin(15 * seconds) > 0)).astype(np.float32)
+    out = tmp_path / "out.wav"
+    assert convert.main([str(write("in.wav", samples)), "-o", str(out)]) == 0
+    made = audio.read(out, 24_000)
+    assert abs(len(made) / 24_000 - 2) < 0.16
+    assert float(made.abs().max()) > 0.01
+    pcm = torch.from_numpy(samples)
+    parts = torch.cat(list(convert.convert(converter.stage(voice, steps=1), iter(pcm.split(3000)))))
+    assert float((parts - converter.convert(voice, pcm, steps=1)).abs().max()) < 1e-4
 
 
 def test_what_is_no_audio_leaves_no_file(tmp_path: Path, folders: list[str]) -> None:

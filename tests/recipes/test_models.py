@@ -37,7 +37,7 @@ def test_models_that_recognise_nothing_are_told_by_their_cards(capsys: pytest.Ca
     for folder in models.others():
         assert models.main(["info", folder.name]) == 0
         assert (folder / "README.md").read_text().strip() in capsys.readouterr().out
-    assert {folder.name for folder in models.others()} >= {"chat-en", "lj-en", "punctuation-en"}
+    assert {folder.name for folder in models.others()} >= {"chat-en", "lj-en", "lj-en-convert", "punctuation-en"}
 
 
 def test_a_converted_model_says_the_same(model_dir: Path, tmp_path: Path) -> None:
