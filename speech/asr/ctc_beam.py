@@ -158,7 +158,7 @@ class CtcBeam:
         self,
         head: LogProbs,
         blank: int,
-        beam: int = 8,
+        beam: int = 16,
         candidates: int = 16,
         threshold: float = 12.0,
         tail: int = 32,

@@ -233,9 +233,8 @@ def decoder_of(model: AsrModel, name: str, scorers: Sequence[Scorer] = (), gated
         if name == "ctc":
             return CtcGreedy(head, model.config.blank)
         scorer = scorers[0] if len(scorers) == 1 else SumScorer(scorers) if scorers else None
-        wide = any(isinstance(one, HotwordScorer) for one in scorers)
-        return CtcBeam(head, model.config.blank, beam=16 if wide else 8, tail=(2 if wide else 1) * BEAM_TAIL,
-                       scorer=scorer)
+        expecting = any(isinstance(one, HotwordScorer) for one in scorers)
+        return CtcBeam(head, model.config.blank, tail=(2 if expecting else 1) * BEAM_TAIL, scorer=scorer)
     if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
         transducer = GatedTransducer(model.transducer) if gated else model.transducer
         return TransducerGreedy(transducer, model.config.transducer.max_symbols)
