@@ -22,7 +22,7 @@ FLAGS = [
     "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--hide-scrollbars",
     "--autoplay-policy=no-user-gesture-required",
 ]  # fmt: skip
-SECONDS = 120  # that any one command may take, on a busy machine
+SECONDS = 280  # that any one command may take, on a busy machine
 
 
 def chromium() -> str:
@@ -64,7 +64,7 @@ class Tab:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def until(self, condition: str, seconds: float = SECONDS - 20) -> None:
+    def until(self, condition: str, seconds: float = SECONDS - 30) -> None:
         """Fails with what the page says when the condition does not come true."""
         code = f"""new Promise((resolve) => {{
             const end = performance.now() + {seconds * 1000};
