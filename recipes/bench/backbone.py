@@ -59,7 +59,7 @@ class Plan:
     models: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "12.5 M": FULL})
 
 
-QUICK = Plan(windows=(256, 1024), tokens=24, seconds=1.0, repeats=1, models={"2.4 M": SHIPPED})
+QUICK = Plan(windows=(256, 1024), tokens=24, seconds=1.0, repeats=3, models={"2.4 M": SHIPPED})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
