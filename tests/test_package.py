@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "recipes": {"kernels", "streaming", "speech", "server"},
 }
 THIRD_PARTY = {"kernels": {"torch", "triton"}, "streaming": {"torch", "safetensors"}}
-WHOLE = {"server/test_faults.py", "server/test_hour.py"}  # of a folder as a whole, not of one file
+# of a folder as a whole, not of one file
+WHOLE = {f"server/test_{name}.py" for name in ("equal", "faults", "hour", "page", "random")}
 SMALL = 15  # lines; a file shorter than this needs no test of its own
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only git knows which files are tracked")
 
