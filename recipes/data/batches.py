@@ -51,7 +51,8 @@ class Batch(NamedTuple):
         return 1 - float(self.samples.sum()) / max(self.pcm.numel(), 1)
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(*(None if t is None else t.to(device, non_blocking=True) for t in self))
+        moved = (t.to(device, non_blocking=True) for t in self[:4])
+        return type(self)(*moved, None if self.phones is None else self.phones.to(device, non_blocking=True))
 
 
 def read_audio(utterance: Utterance) -> Stored:

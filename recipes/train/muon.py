@@ -32,7 +32,8 @@ def orthogonal(g: Tensor) -> Tensor:
     for a, b, c in QUINTICS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    y: Tensor = x.mT if tall else x
+    return y
 
 
 class Muon(torch.optim.Optimizer):
@@ -47,14 +48,14 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient; no closure is asked."""
         for group in self.param_groups:
-            alike: dict[tuple[int, int], list[nn.Parameter]] = {}
+            alike: dict[tuple[int, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     alike.setdefault((p.shape[0], p[0].numel()), []).append(p)
             for shape, members in alike.items():
                 self._update(members, shape, group)
 
-    def _update(self, members: list[nn.Parameter], shape: tuple[int, int], group: dict[str, Any]) -> None:
+    def _update(self, members: list[Tensor], shape: tuple[int, int], group: dict[str, Any]) -> None:
         moments = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in members]
         gradients = [p.grad for p in members if p.grad is not None]
         torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
