@@ -51,8 +51,7 @@ class Batch(NamedTuple):
         return 1 - float(self.samples.sum()) / max(self.pcm.numel(), 1)
 
     def to(self, device: torch.device | str) -> Self:
-        moved = (t.to(device, non_blocking=True) for t in self[:4])
-        return type(self)(*moved, None if self.phones is None else self.phones.to(device, non_blocking=True))
+        return self._make(None if t is None else t.to(device, non_blocking=True) for t in self)
 
 
 def read_audio(utterance: Utterance) -> Stored:
