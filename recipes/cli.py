@@ -86,7 +86,8 @@ def usage() -> str:
 def _run(command: Command, argv: list[str]) -> int:
     try:
         code: int = import_module(f"vivavoce.recipes.{command.module}").main(argv)
-        sys.stdout.flush()  # so that a reader who went away is noticed here
+        if sys.stdout is not None:  # closed by the shell: `>&-`
+            sys.stdout.flush()  # so that a reader who went away is noticed here
     except SystemExit as e:  # argparse has said why
         return e.code if isinstance(e.code, int) else FAILED
     except VivaVoceError as e:

@@ -51,7 +51,11 @@ class Batch(NamedTuple):
         return 1 - float(self.samples.sum()) / max(self.pcm.numel(), 1)
 
     def to(self, device: torch.device | str) -> Self:
-        return self._make(None if t is None else t.to(device, non_blocking=True) for t in self)
+        def there(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
+
+        return type(self)(there(self.pcm), there(self.samples), there(self.tokens), there(self.token_lengths),
+                          None if self.phones is None else there(self.phones))
 
 
 def read_audio(utterance: Utterance) -> Stored:

@@ -116,3 +116,10 @@ sys.exit(cli.main(['probe']))"""
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as m:  # pytest itself needs its output back
+        m.setattr(sys, "stdout", None)  # as the shell's `>&-` leaves it
+        code = main(["models", "list"])
+    assert code == 0
