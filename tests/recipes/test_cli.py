@@ -121,5 +121,5 @@ sys.exit(cli.main(['probe']))"""
 def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as m:  # pytest itself needs its output back
         m.setattr(sys, "stdout", None)  # as the shell's `>&-` leaves it
-        code = main(["models", "list"])
+        code = cli.main(["models", "list"])
     assert code == 0
