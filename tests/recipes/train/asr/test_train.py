@@ -1,6 +1,7 @@
 """Training: it learns, it resumes from any step exactly, it exports what it averaged, and its parts are right."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -217,3 +218,45 @@ def test_two_processes_train_one_model(root: Path) -> None:
          "--device", "cpu", "--threads", "1"], cwd=root, env=os.environ, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert load(root / "run" / "export").name == "tones"
+
+
+def aligned(root: Path, **changes: object) -> TrainConfig:
+    """A run on the tones whose phones are known: AA all through `low`, IY through `high`."""
+    phones = {"low": "AA", "high": "IY"}
+    rows = {f"tones/{u.path.name}": [u.text, [[4800 * i, phones[w]] for i, w in enumerate(u.text.split())]]
+            for u in manifest.load(root / "speech" / "tones", "train")}
+    (root / "phones.json").write_text(json.dumps(rows))
+    plain = make_config(transducer=None)
+    return dataclasses.replace(plain, data=dataclasses.replace(plain.data, phones="phones.json"),
+                               optimizer=OptimizerConfig(rate=1e-2, steps=60, warmup=5, cooldown=0.1, muon=True),
+                               measure_steps=60, **changes)  # type: ignore[arg-type]
+
+
+def test_known_phones_are_learnt_beside_the_words(root: Path) -> None:
+    run = Run(aligned(root), root, root / "phones", torch.device("cpu"))
+    run.train()
+    right = known = 0
+    for batch in islice(run.data.batches(0), 4):
+        assert batch.phones is not None
+        with torch.no_grad():
+            mel, frames = run.trainer.model.features(batch.pcm, batch.samples)
+            x, _ = run.trainer.model.encoder(mel, frames, 1)
+        said = run.trainer.phones(x).unflatten(-1, (2, -1)).flatten(1, 2).argmax(-1)
+        n = min(said.shape[1], batch.phones.shape[1])
+        inside = batch.phones[:, :n] > 0
+        right += int((said[:, :n] == batch.phones[:, :n])[inside].sum())
+        known += int(inside.sum())
+    assert right > 0.8 * known > 0
+
+
+def test_muon_and_phones_of_two_maskings_resume_to_the_same_weights(root: Path) -> None:
+    config, cpu = aligned(root, consistency=0.2), torch.device("cpu")
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, steps=6), measure_steps=100)
+    whole, cut = (Run(config, root, root / name, cpu) for name in ("whole", "cut"))
+    whole.train()
+    for batch in islice(cut.batches(), 3):
+        cut.trainer.step(batch)
+    cut.save()
+    again = Run(config, root, root / "cut", cpu)
+    again.train()
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values(), strict=True))
