@@ -178,6 +178,15 @@ def test_what_is_saved_is_what_was_heard(tmp_path: Path) -> None:
     assert np.abs(saved - pcm).max() < 1e-4
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as Python has it, also where the tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_stops_once_and_the_next_breaks_off() -> None:
     stopped: list[int] = []
     before = signal.getsignal(signal.SIGINT)
