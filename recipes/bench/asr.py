@@ -49,7 +49,7 @@ class Plan:
     config: EncoderConfig = field(default_factory=EncoderConfig)
 
 
-QUICK = Plan(chunks_of_many=(7,), seconds=0.5, repeats=3, recording=10, recordings=(1,))
+QUICK = Plan(chunks_of_many=(7,), seconds=0.3, repeats=3, recording=6, recordings=(1,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
