@@ -31,8 +31,8 @@ from vivavoce.streaming.errors import VivaVoceError
 # its second pass gives up on some sound under one beam and not under another
 BEAMS: tuple[dict[str, float], ...] = ({}, {"beam": 1e-30, "pbeam": 1e-30, "wbeam": 1e-20}, {"beam": 1e-70})
 HOP = RATE // 100  # samples of a frame of pocketsphinx
-SHARE = 50  # recordings that one process does at a time
 MARGIN = 30  # such frames of near silence before and after
+SHARE = 50  # recordings that one process does at a time
 SILENCE = "SIL"
 _NOT_PHONES = ("SIL", "<sil>", "+NOISE+", "+SPN+")
 
@@ -110,6 +110,8 @@ class Phones:
     def __init__(self, file: Path, root: Path) -> None:
         try:
             self.kept: dict[str, Any] = json.loads(file.read_text())
+            if not isinstance(self.kept, dict):
+                raise ValueError("not an object of recordings")
         except (OSError, ValueError) as e:
             raise BadConfig(f"{file}: no phones there ({e}); `vivavoce data align` writes them") from e
         self.root = root
@@ -144,7 +146,7 @@ def main(argv: list[str]) -> int:
                                      description="Find where each phone of the recordings to train on is said.")
     parser.add_argument("--speech-dir", type=Path, required=True, help="folder of corpora, one manifest.tsv each")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; what it holds already is not done again")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     args = parser.parse_args(argv)
     try:
         kept = _align_corpora(args.speech_dir, args.out, args.jobs)

@@ -68,7 +68,8 @@ def test_a_corpus_is_aligned_once_and_a_new_transcript_again(
 
 
 def test_a_file_that_holds_no_phones_is_named(tmp_path: Path) -> None:
-    (tmp_path / "phones.json").write_text("{")
-    with pytest.raises(BadConfig, match=r"phones\.json: no phones there"):
-        Phones(tmp_path / "phones.json", tmp_path)
+    for text in ("{", "[]"):
+        (tmp_path / "phones.json").write_text(text)
+        with pytest.raises(BadConfig, match=r"phones\.json: no phones there"):
+            Phones(tmp_path / "phones.json", tmp_path)
     assert main(["--speech-dir", str(tmp_path), "--out", str(tmp_path / "phones.json")]) == 1
