@@ -234,11 +234,17 @@ def test_a_connection_that_stays_away_ends_with_what_to_do(tab: Tab, server: Scr
     assert len(server.wires) == 7
 
 
+def wide(tab: Tab) -> None:
+    """A window so wide that the settings lie open; the page opens them at its next frame."""
+    tab.size(1280, 800)
+    tab.until("document.querySelector('#more').open")
+
+
 # --- for everyone -----------------------------------------------------------------------------------------------------
 
 
 def test_the_keyboard_reaches_everything_in_order_and_starts_and_stops(tab: Tab) -> None:
-    tab.size(1280, 800)
+    wide(tab)
     reached = []
     for _ in range(6):
         tab.press("Tab")
@@ -287,7 +293,7 @@ def test_nothing_sticks_out_on_a_small_screen(idle: Tab, width: int, height: int
 
 
 def test_the_lookahead_says_what_it_costs_and_reaches_the_server(tab: Tab, server: Scripted) -> None:
-    tab.size(1280, 800)
+    wide(tab)
     tab.click("#go")
     tab.until(LISTENING)
     tab.run("document.querySelector('#lookahead').focus()")
