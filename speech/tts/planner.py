@@ -1,8 +1,8 @@
 """The token planner: speech tokens in, frames for the flow out, as the acoustic model draws them from phones.
 
-Tokens come from a tokenizer (or a model that writes them), one every 80 ms; four frames come out for each. A
-recogniser's frame tells of sound before its own time, so what lies after that is told by the next ones: the planner
-waits for `ahead` tokens and otherwise looks back only, so it is a stage. The flow makes speech of the frames.
+Tokens come from a tokenizer (or a model that writes them), one every 80 or 40 ms; a frame for every 20 of these comes
+out. A recogniser's frame tells of sound before its own time, so what lies after that is told by the next ones: the
+planner waits for `ahead` tokens and otherwise looks back only, so it is a stage. The flow makes speech of the frames.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vivavoce.streaming.state import State
 from . import mel, tokens
 from .blocks import ConvBlock
 
-FRAMES = tokens.HOP * mel.RATE // tokens.RATE // mel.HOP  # a token
+FRAMES = tokens.HOP * mel.RATE // tokens.RATE // mel.HOP  # a token of 80 ms
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
     """levels: the tokenizer's; fingerprint: of the tokenizer whose tokens it reads; condition: features a frame beside
-    its mean, as many as the flow takes; ahead: tokens that are waited for."""
+    its mean, as many as the flow takes; ahead: tokens that are waited for; frames: that a token stands for."""
 
     levels: tuple[int, ...]
     fingerprint: str
@@ -36,6 +36,7 @@ class PlannerConfig:
     layers: int = 4
     kernel: int = 7
     ahead: int = 2
+    frames: int = FRAMES
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +50,14 @@ class PlannerState(State):
 
 
 class Planner(nn.Module):
-    """Tokens (slots, n) int64 -> (slots, 4 n, 82 + condition). A `Stage`."""
+    """Tokens (slots, n) int64 -> (slots, frames n, 82 + condition). A `Stage`."""
 
     def __init__(self, config: PlannerConfig) -> None:
         super().__init__()
         self.config = config
         self.fsq = tokens.Fsq(config.levels)
         self.enter = nn.Linear((2 + config.ahead) * len(config.levels), config.width)
-        self.place = nn.Parameter(torch.randn(FRAMES, config.width) * 0.1)
+        self.place = nn.Parameter(torch.randn(config.frames, config.width) * 0.1)
         self.blocks = nn.ModuleList(
             ConvBlock(config.width, config.hidden, config.kernel, causal=True) for _ in range(config.layers)
         )
@@ -70,7 +71,8 @@ class Planner(nn.Module):
 
     @property
     def spec(self) -> StageSpec:
-        return StageSpec(Fraction(tokens.RATE, tokens.HOP), Fraction(mel.RATE, mel.HOP))
+        made = Fraction(mel.RATE, mel.HOP)
+        return StageSpec(made / self.config.frames, made)
 
     def init_state(self, slots: int) -> PlannerState:
         c, like = self.config, self.enter.weight.detach()
@@ -81,7 +83,7 @@ class Planner(nn.Module):
     @torch.no_grad()
     def step(self, x: Tensor, state: PlannerState, valid: Tensor, final: Tensor,
              lookahead: int = 0) -> tuple[Tensor, Tensor]:
-        """x: (slots, n) int64. Returns (slots, 4 m, 82 + condition), (slots,)."""
+        """x: (slots, n) int64. Returns (slots, frames m, 82 + condition), (slots,)."""
         ahead, n = self.config.ahead, x.shape[1]
         x = torch.where(count_mask(valid, n), x, -1)
         joined = torch.cat((state.window, x, x.new_full((len(x), ahead), -1)), dim=1)
@@ -90,7 +92,7 @@ class Planner(nn.Module):
         first = 1 + ahead - state.held
         state.window.copy_(take_items(joined, valid[:, None] + torch.arange(1 + ahead, device=x.device)))
         state.held.copy_(held)
-        count = FRAMES * (total - held)
+        count = self.config.frames * (total - held)
         if n + ahead == 0:
             return self.place.new_zeros(len(x), 0, self.width), count
         at = first[:, None] - 1 + torch.arange(n + 2 * ahead + 1, device=x.device)
@@ -98,7 +100,7 @@ class Planner(nn.Module):
         return self._draw(around, state, count), count
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole utterances with gradients: (B, n), -1 past the last -> (B, 4 n, 82 + condition)."""
+        """Whole utterances with gradients: (B, n), -1 past the last -> (B, frames n, 82 + condition)."""
         ahead = self.config.ahead
         return self._draw(nn.functional.pad(x, (1, ahead), value=-1).unfold(1, 2 + ahead, 1), None, None)
 

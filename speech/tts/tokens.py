@@ -1,8 +1,8 @@
-"""Speech tokens: PCM at 16 kHz in, a whole number for every 80 ms of speech out, saying what is said and not by whom.
+"""Speech tokens: PCM at 16 kHz in, a whole number for every 80 or 40 ms of speech out, saying what is said.
 
-The lower layers of a recogniser's encoder, frozen, and a finite scalar quantiser on top (arXiv 2309.15505): a few
-numbers a frame, each rounded to a few levels. Models that read tokens keep the tokenizer's fingerprint and refuse those
-of another. The voice they are to be said in comes from the planner.
+The lower layers of a recogniser's encoder, frozen, or its 25 Hz tap below them, and a finite scalar quantiser on top
+(arXiv 2309.15505): a few numbers a frame, each rounded to a few levels. Models that read tokens keep the tokenizer's
+fingerprint and refuse those of another. The voice they are to be said in comes from the planner.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
@@ -23,17 +23,21 @@ from vivavoce.streaming.chain import AnyStage, Chain
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
-RATE, HOP = 16_000, 1280  # samples a second, and a token
+from .tap import PAIR, Tap, tap_width
+
+RATE, HOP = 16_000, 1280  # samples a second, and an encoder frame
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """encoder: the frozen lower layers; levels: of each quantised number, their product the number of codes."""
+    """encoder: the frozen lower layers; levels: of each quantised number, their product the number of codes; tap: take
+    tokens below the layers, 25 a second, instead of above them, 12.5."""
 
     encoder: EncoderConfig
     preemphasis: float = 0.97
     levels: tuple[int, ...] = (8, 5, 5, 5)
     hidden: int = 160
+    tap: bool = field(default=False, repr=False)  # fingerprints tell by the weights, and older ones stay valid
 
     def __post_init__(self) -> None:
         if not self.levels or min(self.levels) < 2:
@@ -42,6 +46,16 @@ class TokenizerConfig:
     @property
     def codes(self) -> int:
         return math.prod(self.levels)
+
+    @property
+    def hop(self) -> int:
+        """Samples a token, at RATE."""
+        return HOP // PAIR if self.tap else HOP
+
+    @property
+    def width(self) -> int:
+        """Of the frames that are quantised."""
+        return tap_width(self.encoder) if self.tap else self.encoder.width
 
 
 class Fsq(nn.Module):
@@ -85,14 +99,15 @@ class Quantiser(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        d, w = len(config.levels), config.encoder.width
+        d, w = len(config.levels), config.width
+        self.hz = Fraction(RATE, config.hop)
         self.down = nn.Sequential(nn.LayerNorm(w), nn.Linear(w, config.hidden), nn.GELU(), nn.Linear(config.hidden, d))
         self.up = nn.Sequential(nn.Linear(d, config.hidden), nn.GELU(), nn.Linear(config.hidden, w))
         self.fsq = Fsq(config.levels)
 
     @property
     def spec(self) -> StageSpec:
-        return StageSpec(Fraction(RATE, HOP), Fraction(RATE, HOP))
+        return StageSpec(self.hz, self.hz)
 
     def init_state(self, slots: int) -> QuantiserState:
         return QuantiserState(torch.zeros(slots, dtype=torch.int64, device=self.fsq.levels.device))
@@ -115,14 +130,14 @@ class SpeechTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.features = LogMel(config.encoder.mels, config.preemphasis)
-        self.encoder = Encoder(config.encoder)
+        self.encoder: Encoder | Tap = Tap(config.encoder) if config.tap else Encoder(config.encoder)
         self.quantiser = Quantiser(config)
 
     def chain(self, rest: Sequence[tuple[AnyStage, tuple[int, ...]]] = (), *, max_lookahead: int = 69) -> Chain:
         """PCM (slots, n) at 16 kHz -> tokens (slots, m), and on through `rest`: stages with the shape of one item."""
         c = self.config.encoder
         parts: list[tuple[AnyStage, tuple[int, ...]]] = [
-            (self.features, ()), (self.encoder, (c.mels,)), (self.quantiser, (c.width,)), *rest]
+            (self.features, ()), (self.encoder, (c.mels,)), (self.quantiser, (self.config.width,)), *rest]
         return Chain([stage for stage, _ in parts], item_shapes=[shape for _, shape in parts],
                      like=self.features.window, max_lookahead=max_lookahead, block=560)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import soxr
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vivavoce.recipes.data import manifest
 from vivavoce.recipes.options import MODEL, count
@@ -32,6 +32,7 @@ from vivavoce.speech.tts.voice import Voice
 
 from .data import level
 from .measure import hear
+from .tokens import squeezed
 
 LOOKAHEAD = 6
 Spoken = tuple[str, Tensor]  # text, (n,) float32 at 16 kHz
@@ -41,19 +42,12 @@ Spoken = tuple[str, Tensor]  # text, (n,) float32 at 16 kHz
 def through(recogniser: AsrModel, tokenizer: SpeechTokenizer) -> Iterator[None]:
     """While open, the recogniser hears only what passes the tokens. Raises BadCheckpoint where these were cut from
     another recogniser."""
-    layers = tokenizer.config.encoder.layers
+    c = tokenizer.config
     own, theirs = tokenizer.encoder.state_dict(), recogniser.encoder.state_dict()
     if any(name not in theirs or tensor.shape != theirs[name].shape for name, tensor in own.items()):
         raise BadCheckpoint("the tokens were cut from another recogniser; name that one with --model")
-
-    def squeeze(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        return tokenizer.quantiser(output)  # type: ignore[no-any-return]
-
-    hook = recogniser.encoder.layers[layers - 1].register_forward_hook(squeeze)
-    try:
+    with squeezed(recogniser.encoder, c.encoder.layers, tokenizer.quantiser, tap=c.tap):
         yield
-    finally:
-        hook.remove()
 
 
 def codes(tokenizer: SpeechTokenizer, spoken: Sequence[Spoken]) -> tuple[int, int, float]:

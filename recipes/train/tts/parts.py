@@ -32,7 +32,7 @@ from .data import Recording, gather
 from .schedule import Learner
 from .sound import SoundConfig, SoundPart
 from .speech import SpeechConfig, SpeechModel, SpeechPart, remake
-from .tokens import PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, listen
+from .tokens import PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, frames_of, listen
 from .writer import WriterPart, WriterTraining
 
 PartName = Literal["vocoder", "speech", "polish", "tokens", "planner", "writer"]
@@ -114,7 +114,7 @@ def _tokens(site: Site) -> Learner:
     c = site.config.tokens_training
     recogniser = load(c.recogniser).model
     heard = listen(site.speech, [*site.config.corpora, *c.corpora])
-    quantiser = cut(recogniser, c.layers, c.levels).quantiser
+    quantiser = cut(recogniser, c.layers, c.levels, tap=c.tap).quantiser
     part = TokensPart(quantiser, recogniser, heard, c, site.device, site.config.seed)
     return Learner(part, c.optimizer, site.device)
 
@@ -170,7 +170,7 @@ def _trained_speech(config: TrainConfig, folder: Path) -> SpeechModel:
 def _trained_tokenizer(config: TrainConfig, folder: Path) -> SpeechTokenizer:
     """The recogniser's layers with the trained quantiser."""
     c = config.tokens_training
-    tokenizer = cut(load(c.recogniser).model, c.layers, c.levels)
+    tokenizer = cut(load(c.recogniser).model, c.layers, c.levels, tap=c.tap)
     tokenizer.quantiser.load_state_dict(weights(folder, "tokens"))
     return tokenizer.eval()
 
@@ -178,7 +178,7 @@ def _trained_tokenizer(config: TrainConfig, folder: Path) -> SpeechTokenizer:
 def _new_planner(config: TrainConfig, tokenizer: SpeechTokenizer) -> Planner:
     c = config.planner_training
     return Planner(PlannerConfig(config.tokens_training.levels, tokenizer.fingerprint(), config.acoustic.condition,
-                                 c.width, c.hidden, c.layers))
+                                 c.width, c.hidden, c.layers, ahead=c.ahead, frames=frames_of(tokenizer)))
 
 
 def _new_writer(config: TrainConfig, tokenizer: SpeechTokenizer) -> Writer:

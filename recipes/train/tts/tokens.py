@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +24,11 @@ from torch.nn.utils.rnn import pad_sequence
 from vivavoce.recipes.data import manifest
 from vivavoce.speech import audio
 from vivavoce.speech.asr.model import AsrModel
-from vivavoce.speech.nn.encoder import Now
+from vivavoce.speech.nn.encoder import Encoder
 from vivavoce.speech.tts import mel
 from vivavoce.speech.tts.flow import Flow, sees
-from vivavoce.speech.tts.planner import FRAMES, Planner
+from vivavoce.speech.tts.planner import Planner
+from vivavoce.speech.tts.tap import Squeezed
 from vivavoce.speech.tts.tokens import RATE, Quantiser, SpeechTokenizer, TokenizerConfig
 from vivavoce.streaming.buffers import count_mask
 
@@ -40,12 +42,14 @@ Heard = tuple[str, Tensor]  # split, (n,) float32 at 16 kHz
 
 @dataclass(frozen=True)
 class TokensConfig:
-    """recogniser: whose encoder is cut after `layers`; levels: see `TokenizerConfig`; corpora: heard besides those of
-    the voice; seconds: of a batch; lookaheads: drawn for the encoder."""
+    """recogniser: whose encoder is cut after `layers`; tap: below them all instead, at 25 Hz; levels: see
+    `TokenizerConfig`; corpora: heard besides those of the voice; seconds: of a batch; lookaheads: drawn for the
+    encoder."""
 
     recogniser: str = "small-en"
     corpora: tuple[str, ...] = ()
     layers: int = 4
+    tap: bool = False
     levels: tuple[int, ...] = (8, 5, 5, 5)
     seconds: float = 30.0
     lookaheads: tuple[int, ...] = (1, 6, 13)
@@ -54,23 +58,24 @@ class TokensConfig:
 
 @dataclass(frozen=True)
 class PlannerTraining:
-    """width, hidden, layers: of the planner; frames: of a batch; lookahead: of the encoder that makes its tokens;
-    flow_from: the step at which it begins to learn what else the flow wants to be told, which costs the most."""
+    """width, hidden, layers, ahead: of the planner; frames: of a batch; lookahead: of the encoder that makes its
+    tokens; flow_from: the step at which it begins to learn what else the flow wants to be told, which costs most."""
 
     width: int = 192
     hidden: int = 512
     layers: int = 4
+    ahead: int = 2
     frames: int = 900
     lookahead: int = 6
     flow_from: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
-def cut(recogniser: AsrModel, layers: int, levels: tuple[int, ...]) -> SpeechTokenizer:
-    """A tokenizer of the recogniser's lower layers, a frozen copy, with a new quantiser."""
+def cut(recogniser: AsrModel, layers: int, levels: tuple[int, ...], *, tap: bool = False) -> SpeechTokenizer:
+    """A tokenizer of the recogniser's lower layers, or of its tap, a frozen copy, with a new quantiser."""
     c = recogniser.config
     encoder = replace(c.encoder, layers=layers, dropout=0.0)
-    tokenizer = SpeechTokenizer(TokenizerConfig(encoder, c.preemphasis, levels))
+    tokenizer = SpeechTokenizer(TokenizerConfig(encoder, c.preemphasis, levels, tap=tap))
     own = tokenizer.encoder.state_dict()
     tokenizer.encoder.load_state_dict({name: t for name, t in recogniser.encoder.state_dict().items() if name in own})
     tokenizer.encoder.requires_grad_(False)
@@ -78,13 +83,30 @@ def cut(recogniser: AsrModel, layers: int, levels: tuple[int, ...]) -> SpeechTok
 
 
 class Lesson(NamedTuple):
-    """What the recogniser made of a batch. middle: (B, T, width) where its encoder is cut; now: what its layers share;
-    wanted: (B, T, pieces + 1) log probabilities; inside: (B, T, 1) which frames count."""
+    """What the recogniser made of a batch. middle: (B, T or 2 T, width) where its encoder is cut; passed: what the
+    quantiser let through; wanted, heard: (B, T, pieces + 1) log probabilities without the quantiser and through it;
+    inside: (B, T, 1) which frames count."""
 
     middle: Tensor
-    now: Now
+    passed: Tensor
     wanted: Tensor
+    heard: Tensor
     inside: Tensor
+
+
+@contextmanager
+def squeezed(encoder: Encoder, layers: int, between: Callable[[Tensor], Tensor], *, tap: bool) -> Iterator[None]:
+    """While open, what the encoder's lower layers (or its tap) give goes through `between`."""
+    whole = encoder.subsampling
+    hook = None if tap else encoder.layers[layers - 1].register_forward_hook(lambda _layer, _inputs, y: between(y))
+    if tap:
+        encoder.subsampling = Squeezed.of(whole, between)
+    try:
+        yield
+    finally:
+        encoder.subsampling = whole
+        if hook is not None:
+            hook.remove()
 
 
 class TokensPart:
@@ -109,36 +131,30 @@ class TokensPart:
         return pcm, draw.choice(self.config.lookaheads)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        lesson = self._hear(*self.batch(step))
-        passed: Tensor = self.model(lesson.middle)
-        heard, inside = self._understand(passed, lesson.now), lesson.inside
-        same = ((passed - lesson.middle).square() * inside).sum() / (lesson.middle.square() * inside).sum()
-        words = F.kl_div(heard, lesson.wanted, reduction="none", log_target=True).sum(-1, keepdim=True)
-        return {"same": same, "words": (words * inside).sum() / inside.sum()}
+        pcm, lookahead = self.batch(step)
+        lesson = self._teach(self.model, pcm, lookahead)
+        inside = lesson.inside.repeat_interleave(lesson.middle.shape[1] // lesson.inside.shape[1], dim=1)
+        same = ((lesson.passed - lesson.middle).square() * inside).sum() / (lesson.middle.square() * inside).sum()
+        words = F.kl_div(lesson.heard, lesson.wanted, reduction="none", log_target=True).sum(-1, keepdim=True)
+        return {"same": same, "words": (words * lesson.inside).sum() / lesson.inside.sum()}
 
-    @torch.no_grad()
-    def _hear(self, pcm: Sequence[Tensor], lookahead: int) -> Lesson:
+    def _teach(self, model: nn.Module, pcm: Sequence[Tensor], lookahead: int) -> Lesson:
+        """A batch heard as it is and through the quantiser."""
+        assert self.recogniser.ctc is not None
         samples = torch.tensor([len(p) for p in pcm], device=self.device)
         mels, frames = self.recogniser.features(pad_sequence(list(pcm), batch_first=True).to(self.device), samples)
-        caught: list[tuple[Tensor, Now]] = []
-
-        def catch(_module: nn.Module, inputs: tuple[Tensor, None, Now], output: Tensor) -> None:
-            caught.append((output, inputs[2]))
-
-        hook = self.recogniser.encoder.layers[self.config.layers - 1].register_forward_hook(catch)
-        try:
+        with torch.no_grad():
             x, count = self.recogniser.encoder(mels, frames, lookahead)
-        finally:
-            hook.remove()
-        assert self.recogniser.ctc is not None
-        return Lesson(*caught[0], self.recogniser.ctc(x), count_mask(count, x.shape[1])[..., None])
+            wanted = self.recogniser.ctc(x)
+        caught: list[tuple[Tensor, Tensor]] = []
 
-    def _understand(self, middle: Tensor, now: Now) -> Tensor:
-        """What the layers above the cut make of it: (B, T, pieces + 1) log probabilities."""
-        for layer in self.recogniser.encoder.layers[self.config.layers :]:
-            middle = layer(middle, None, now)
-        assert self.recogniser.ctc is not None
-        return self.recogniser.ctc(middle)  # type: ignore[no-any-return]
+        def squeeze(middle: Tensor) -> Tensor:
+            caught.append((middle, model(middle)))
+            return caught[0][1]
+
+        with squeezed(self.recogniser.encoder, self.config.layers, squeeze, tap=self.config.tap):
+            heard = self.recogniser.ctc(self.recogniser.encoder(mels, frames, lookahead)[0])
+        return Lesson(*caught[0], wanted, heard, count_mask(count, x.shape[1])[..., None])
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> dict[str, float]:
@@ -148,10 +164,9 @@ class TokensPart:
         codes = math.prod(self.config.levels)
         same, total, used = 0, 0, torch.zeros(codes)
         for pcm in self.dev[:40]:
-            lesson = self._hear([pcm], self.config.lookaheads[-1])
-            heard = self._understand(model(lesson.middle), lesson.now)
-            same += int((heard.argmax(-1) == lesson.wanted.argmax(-1)).sum())
-            total += heard.shape[1]
+            lesson = self._teach(model, [pcm], self.config.lookaheads[-1])
+            same += int((lesson.heard.argmax(-1) == lesson.wanted.argmax(-1)).sum())
+            total += lesson.heard.shape[1]
             used += model.fsq.tokens(model.down(lesson.middle)).flatten().bincount(minlength=codes).cpu()
         share = used / max(total, 1)
         return {"pieces kept": same / max(total, 1), "codes used": float((used > 0).sum()) / codes,
@@ -173,7 +188,7 @@ class PlannerPart:
         self.model: nn.Module = planner.to(device)
         self.flow = flow.to(device).eval().requires_grad_(False)
         self.mean, self.deviation = (t.to(device) for t in normalise)
-        pairs = [(r.split, *_paired(r, tokenizer, config.lookahead)) for r in recordings]
+        pairs = [(r.split, *_paired(r, tokenizer, planner.config.frames, config.lookahead)) for r in recordings]
         self.train = [(x, y) for split, x, y in pairs if split == "train"]
         self.dev = [(x, y) for split, x, y in pairs if split == "dev"]
 
@@ -216,15 +231,20 @@ class PlannerPart:
         pass
 
 
+def frames_of(tokenizer: SpeechTokenizer) -> int:
+    """How many of a voice's frames a token stands for."""
+    return tokenizer.config.hop * mel.RATE // RATE // mel.HOP
+
+
 def _square(error: Tensor, inside: Tensor) -> Tensor:
     return (error.float().square() * inside).sum() / (inside.sum() * error.shape[-1])
 
 
-def _paired(recording: Recording, tokenizer: SpeechTokenizer, lookahead: int) -> tuple[Tensor, Tensor]:
+def _paired(recording: Recording, tokenizer: SpeechTokenizer, each: int, lookahead: int) -> tuple[Tensor, Tensor]:
     """Its tokens and as many frames as they stand for (at the end, silence is added)."""
     tokens = tokenizer.tokens(at_low_rate(recording), lookahead)
-    frames = recording.frames[: FRAMES * len(tokens)]
-    missing = FRAMES * len(tokens) - len(frames)
+    frames = recording.frames[: each * len(tokens)]
+    missing = each * len(tokens) - len(frames)
     return tokens, torch.cat((frames, frames[-1:].expand(missing, -1)))
 
 

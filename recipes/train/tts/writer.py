@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from vivavoce.speech.tts.planner import FRAMES
 from vivavoce.speech.tts.tokens import SpeechTokenizer
 from vivavoce.speech.tts.writer import NOT_PREDICTED, Writer, layout
 
@@ -24,7 +23,7 @@ from .align import Aligned
 from .data import Recording
 from .schedule import OptimizerConfig
 from .speech import Example, shorten
-from .tokens import at_low_rate
+from .tokens import at_low_rate, frames_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class WriterPart:
     def __init__(self, writer: Writer, recordings: Sequence[Recording], aligned: Sequence[Aligned | None],
                  tokenizer: SpeechTokenizer, config: WriterTraining, device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
-        self.writer = writer
+        self.writer, self.each = writer, frames_of(tokenizer)
         self.model: nn.Module = writer.to(device)
         pairs = [(r.split, spoken(r, a, tokenizer, config.lookahead))
                  for r, a in zip(recordings, aligned, strict=True) if a]
@@ -74,7 +73,7 @@ class WriterPart:
         return {"items": F.cross_entropy(scores, targets.flatten(), ignore_index=NOT_PREDICTED)}
 
     def _line(self, e: Example, *, interleaved: bool) -> tuple[list[int], list[int]]:
-        return layout(self.writer.config, e.phones.tolist(), e.frames[FRAMES // 2 :: FRAMES, 0].long().tolist(),
+        return layout(self.writer.config, e.phones.tolist(), e.frames[self.each // 2 :: self.each, 0].long().tolist(),
                       interleaved=interleaved)
 
     def _together(self, lines: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
@@ -104,5 +103,6 @@ class WriterPart:
 def spoken(recording: Recording, aligned: Aligned, tokenizer: SpeechTokenizer, lookahead: int) -> Example:
     """Its phones, their durations, and for every frame the token that stands for it, (T, 1)."""
     phones, durations = (torch.tensor(x) for x in aligned)
-    frames = tokenizer.tokens(at_low_rate(recording), lookahead).repeat_interleave(FRAMES)[: int(durations.sum())]
-    return Example(phones, durations, frames[:, None].float(), 0)
+    tokens = tokenizer.tokens(at_low_rate(recording), lookahead)
+    frames = tokens.repeat_interleave(frames_of(tokenizer))[: int(durations.sum()), None]
+    return Example(phones, durations, frames.float(), 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from streams import one_pass, streamed
@@ -14,9 +16,9 @@ ENCODER = EncoderConfig(width=16, layers=2, heads=2, hidden=24, channels=8, left
 CONFIG = TokenizerConfig(ENCODER, levels=(4, 3), hidden=8)
 
 
-def make_tokenizer(seed: int = 0) -> SpeechTokenizer:
+def make_tokenizer(seed: int = 0, config: TokenizerConfig = CONFIG) -> SpeechTokenizer:
     torch.manual_seed(seed)
-    tokenizer = SpeechTokenizer(CONFIG).eval()
+    tokenizer = SpeechTokenizer(config).eval()
     for p in tokenizer.quantiser.parameters():
         torch.nn.init.normal_(p, std=0.7)
     return tokenizer
@@ -40,15 +42,18 @@ def test_gradients_pass_through_the_rounding() -> None:
     assert bool((x.grad > 0).all())
 
 
-def test_streamed_tokens_are_offline_tokens() -> None:
-    tokenizer = make_tokenizer().double()
+@pytest.mark.parametrize("tap", [False, True])
+def test_streamed_tokens_are_offline_tokens(tap: bool) -> None:
+    tokenizer = make_tokenizer(config=replace(CONFIG, tap=tap)).double()
+    hop, each = (HOP // 2, 2) if tap else (HOP, 1)
+    assert tokenizer.config.hop == hop
     chain = tokenizer.chain()
     generator = torch.Generator().manual_seed(0)
     streams = [torch.randn(n, generator=generator, dtype=torch.float64) for n in (500, 9000, 16_000)]
     made = streamed(chain, streams, pushes=[[320], [700, 100], [3000]], lookaheads=[1, 0, 6], move_at=3)
     for x, tokens, lookahead in zip(streams, made, (1, 0, 6), strict=True):
         assert torch.equal(tokens, one_pass(chain, x, lookahead))
-        assert len(tokens) == -(-(len(x) // 160 + 7) // 8) or len(tokens) * HOP >= len(x) - HOP
+        assert len(tokens) == -(-(len(x) // 160 + 7) // 8) * each or len(tokens) * hop >= len(x) - HOP
         assert torch.equal(tokens, tokenizer.tokens(x, lookahead))
         assert tokens.dtype == torch.int64
         assert 0 <= int(tokens.min()) <= int(tokens.max()) < CONFIG.codes
