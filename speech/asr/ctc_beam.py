@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vivavoce.streaming.stage import StageSpec
@@ -21,6 +22,8 @@ from .words import Emissions, Token
 
 NEVER = float("-inf")
 BLANK, LABEL = 0, 1  # the two ways a prefix's alignments may end, last axis of `mass` and `path`
+NOTHING = -1  # in a trail, where there is no token
+FACTOR = 0x2545F4914F6CDD1D  # odd; int64 arithmetic wraps around
 
 
 class Scorer(Protocol):
@@ -73,7 +76,7 @@ class ContextScorer:
         return torch.tensor(rows, dtype=torch.float64, device=token.device).view(token.shape)
 
     def advance(self, state: ContextState, source: Tensor, token: Tensor, extended: Tensor) -> None:
-        context = _take(state.context, source.to(state.context.device))
+        context = state.context[torch.arange(len(source))[:, None], source.to(state.context.device)]
         longer = torch.cat([context, token.to(context)[..., None]], dim=-1)[..., 1:]
         state.context.copy_(torch.where(extended.to(context.device)[..., None], longer, context))
 
@@ -84,31 +87,41 @@ class ContextScorer:
 
 @dataclass(frozen=True, eq=False)
 class BeamState(State):
-    """The surviving prefixes of each slot, without the tokens already emitted, which they share.
+    """The surviving prefixes of each slot, best first, without the tokens already emitted, which they share.
 
-    mass: log-probability of all alignments of the prefix, by how they end. path: that of the best one. frame, prob:
-    when that best alignment begins each token, and the token's probability there. Scores are float64 because they
-    grow for as long as the stream lasts. Size does not depend on the stream's length.
+    weight: by how its alignments end, the log-probability of all of them (`mass`) and of the best one (`path`); float64
+    because they grow for as long as the stream lasts. trail: the tokens, NOTHING after the last, then when the best
+    alignment that ends in a blank, and the best that ends in the label, begin each (see `_packed`). name: a fingerprint
+    of the whole prefix, FACTOR times that of the prefix one token shorter, plus the token and 1. Size does not depend on
+    the stream's length.
     """
 
-    token: Tensor  # (slots, beam, tail) int64
+    trail: Tensor  # (slots, beam, 3, tail) int64
     length: Tensor  # (slots, beam) int64
     last: Tensor  # (slots, beam) int64, the prefix's last token, emitted or not; the blank before the first
-    mass: Tensor  # (slots, beam, 2) float64
-    path: Tensor  # (slots, beam, 2) float64
-    frame: Tensor  # (slots, beam, 2, tail) int64
-    prob: Tensor  # (slots, beam, 2, tail) float32
+    name: Tensor  # (slots, beam) int64
+    weight: Tensor  # (slots, beam, 2, 2) float64
     fused: Tensor  # (slots, beam) float64, what the external scorer has added
     frames: Tensor  # (slots,) int64, heard so far
     spoken: Tensor  # (slots,) int64, one past the last frame whose best label was not blank
-    emitted: Tensor  # (slots,) int64, tokens emitted before those of `token`
+    emitted: Tensor  # (slots,) int64, tokens emitted before those of `trail`
     ended: Tensor  # (slots,) bool
     scorer: tuple[State, ...]  # none or one
 
     @property
+    def mass(self) -> Tensor:
+        """(slots, beam, 2), a view."""
+        return self.weight[..., 0]
+
+    @property
+    def path(self) -> Tensor:
+        """(slots, beam, 2), a view."""
+        return self.weight[..., 1]
+
+    @property
     def score(self) -> Tensor:
         """(slots, beam); minus infinity where fewer prefixes survive."""
-        return self.mass.logsumexp(-1) + self.fused
+        return torch.logaddexp(self.mass[..., BLANK], self.mass[..., LABEL]) + self.fused
 
     @property
     def trailing_blanks(self) -> Tensor:
@@ -124,23 +137,30 @@ class Hypothesis:
     score: float
 
 
-class _Stay(NamedTuple):
-    """Every prefix one frame later, not extended; fields as in `BeamState`."""
+class _Frame(NamedTuple):
+    """What a frame says, (slots, ...): the blank, every label (the blank itself NEVER), the likeliest labels and which
+    they are, and every label as something that begins here, `_packed`."""
 
-    mass: Tensor
-    path: Tensor
-    frame: Tensor
-    prob: Tensor
-
-
-class _Grow(NamedTuple):
-    """Every prefix extended by every candidate token, (slots, beam, n); side: how the alignment it leaves ended."""
-
-    token: Tensor
-    mass: Tensor
-    path: Tensor
-    side: Tensor
+    blank: Tensor
+    label: Tensor
     value: Tensor
+    token: Tensor
+    begun: Tensor
+
+
+class _Ways(NamedTuple):
+    """All that can follow in one frame: every prefix as it is, then every prefix extended by every likely label, as n
+    columns (slots, n, ...).
+
+    silent: (slots, beam, 2), what then ends in a blank, mass and best path; extensions have none. label: (slots, n, 2),
+    what ends in a label. row: (slots, n), the trail that its best alignment comes with. begun: (slots, beam), whether
+    that begins the last token of a prefix as it is anew.
+    """
+
+    silent: Tensor
+    label: Tensor
+    row: Tensor
+    begun: Tensor
 
 
 class CtcBeam:
@@ -149,7 +169,7 @@ class CtcBeam:
     beam: prefixes kept a slot. candidates: tokens a frame that may extend them. threshold: nats below the best at which
     a prefix is dropped. tail: longest tail in tokens: a near tie far back could keep prefixes from agreeing for ever,
     so when it is full the best prefix's oldest token is emitted and prefixes that disagree are dropped. All of it goes
-    frame by frame, so chunks change nothing.
+    frame by frame, so chunks change nothing. All slots go at once, in few operations: on a CPU their number is the cost.
     """
 
     spec = StageSpec(in_hz=FRAME_HZ, out_hz=FRAME_HZ)
@@ -169,19 +189,16 @@ class CtcBeam:
 
     def init_state(self, slots: int, device: torch.device | str = "cpu") -> BeamState:
         count = torch.zeros(slots, dtype=torch.int64, device=device)
-        token = count.new_zeros(slots, self.beam, self.tail_size)
-        frame = count.new_zeros(slots, self.beam, 2, self.tail_size)
-        score = torch.full((slots, self.beam, 2), NEVER, dtype=torch.float64, device=device)
-        score[:, 0, BLANK] = 0.0  # one live prefix, the empty one
+        length = count.new_zeros(slots, self.beam)
+        weight = torch.full((slots, self.beam, 2, 2), NEVER, dtype=torch.float64, device=device)
+        weight[:, 0, BLANK] = 0.0  # one live prefix, the empty one
         return BeamState(
-            token=token,
-            length=token[..., 0].clone(),
-            last=torch.full_like(token[..., 0], self.blank),
-            mass=score,
-            path=score.clone(),
-            frame=frame,
-            prob=frame.float(),
-            fused=torch.zeros_like(score[..., 0]),
+            trail=count.new_full((slots, self.beam, 3, self.tail_size), NOTHING),
+            length=length,
+            last=torch.full_like(length, self.blank),
+            name=length.clone(),
+            weight=weight,
+            fused=torch.zeros_like(length, dtype=torch.float64),
             frames=count,
             spoken=count.clone(),
             emitted=count.clone(),
@@ -199,10 +216,13 @@ class CtcBeam:
         """
         log_probs = self.head(x).double()
         out = _Output(state, x.shape[1] + self.tail_size)
-        for t in range(x.shape[1]):
-            active = t < valid
-            self._advance(log_probs[:, t], state, active)
-            out.take(state, self._agree(state))
+        everybody = int(valid.min()) if len(valid) else 0
+        for t, frame in enumerate(self._frames(log_probs, state)):
+            self._advance(frame, state, None if t < everybody else t < valid)
+            agreed = self._agree(state)
+            if bool(agreed.any()):
+                out.take(state, agreed)
+        self._count(log_probs, state, valid)
         ends = final & ~state.ended
         if bool(ends.any()):
             if self.scorer:
@@ -217,103 +237,115 @@ class CtcBeam:
 
     def nbest(self, state: BeamState, slot: int, n: int | None = None) -> list[Hypothesis]:
         """Up to n surviving prefixes, best first; each continues the first `state.emitted[slot]` tokens emitted."""
-        order = state.score[slot].argsort(descending=True)[:n].tolist()
-        return [_hypothesis(state, slot, k) for k in order if float(state.score[slot, k]) > NEVER]
+        mass = state.mass[slot]
+        score = torch.logaddexp(mass[:, BLANK], mass[:, LABEL]) + state.fused[slot]
+        best = score.topk(self.beam if n is None else min(n, self.beam))
+        return [
+            Hypothesis(_tokens(state, slot, k), value)
+            for value, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            if value > NEVER
+        ]
 
-    def _advance(self, lp: Tensor, state: BeamState, active: Tensor) -> None:
-        """One frame for the active slots. lp: (slots, vocab + 1)."""
-        parent = _parents(state)
-        stay, grow = self._stay(lp, state, parent), self._grow(lp, state, parent)
-        added = (
-            self.scorer.score(state.scorer[0], grow.token).to(grow.mass) if self.scorer else torch.zeros_like(grow.mass)
-        )
-        fused = torch.cat([state.fused, (state.fused[..., None] + added).flatten(1)], dim=1)
-        mass = torch.cat([stay.mass.logsumexp(-1), grow.mass.flatten(1)], dim=1)
+    def _frames(self, log_probs: Tensor, state: BeamState) -> list[_Frame]:
+        """log_probs: (slots, T, vocab + 1), one by one."""
+        label = log_probs.index_fill(-1, torch.tensor([self.blank], device=log_probs.device), NEVER)
+        value, token = label.topk(self.candidates, dim=-1)
+        number = state.frames[:, None] + torch.arange(log_probs.shape[1], device=log_probs.device)
+        begun = _packed(number[..., None], label.exp())
+        each = (x.unbind(1) for x in (log_probs[..., self.blank], label, value, token, begun))
+        return [_Frame(*frame) for frame in zip(*each, strict=True)]
+
+    def _count(self, log_probs: Tensor, state: BeamState, valid: Tensor) -> None:
+        if log_probs.shape[1]:
+            frame = torch.arange(log_probs.shape[1], device=valid.device)
+            speaks = (log_probs.argmax(-1) != self.blank) & (frame < valid[:, None])
+            past_speech = torch.where(speaks, frame, -1).amax(1) + 1
+            state.spoken.copy_(torch.where(past_speech > 0, state.frames + past_speech, state.spoken))
+            state.frames.add_(valid)
+
+    def _advance(self, frame: _Frame, state: BeamState, active: Tensor | None) -> None:
+        """One frame for the active slots, or for all."""
+        ways = self._ways(frame, state)
+        mass = torch.cat([torch.logaddexp(ways.silent, ways.label[:, : self.beam])[..., 0],
+                          ways.label[:, self.beam :, 0]], dim=1)  # fmt: skip
+        fused = torch.cat([state.fused, self._extended_fused(frame, state)], dim=1)
         score, choice = (mass + fused).topk(self.beam, dim=1)
-        n, extended = grow.token.shape[-1], choice >= self.beam
-        pick = (choice - self.beam).clamp(min=0)
-        source = torch.where(extended, pick // n, choice)
-        new = self._descend(state, stay, grow, source, pick, extended)
-        new["fused"] = fused.gather(1, choice)
-        self._prune(new, score)
-        for name, value in new.items():
-            old: Tensor = getattr(state, name)
-            old.copy_(torch.where(active.view(-1, *[1] * (old.ndim - 1)), value, old))
-        if self.scorer:
-            itself = torch.arange(self.beam, device=source.device).expand_as(source)
-            source = torch.where(active[:, None], source, itself)
-            self.scorer.advance(
-                state.scorer[0], source, grow.token.flatten(1).gather(1, pick), extended & active[:, None]
-            )
-        state.frames.add_(active)
-        speaks = active & (lp.argmax(-1) != self.blank)
-        state.spoken.copy_(torch.where(speaks, state.frames, state.spoken))
-
-    def _stay(self, lp: Tensor, state: BeamState, parent: Tensor) -> _Stay:
-        """A blank, the last token held on, or the last token newly begun by a parent that is in the beam as well."""
-        last_lp = lp.gather(1, state.last).masked_fill(state.last == self.blank, NEVER)
-        source = parent.int().argmax(1)  # of each prefix; meaningful where it has a parent
-        mass, path, side = (v[..., 0] for v in _leave(state, source, state.last[..., None]))
-        orphan = ~parent.any(1)
-        born_mass, born_path = ((v + last_lp).masked_fill(orphan, NEVER) for v in (mass, path))
-        held = state.path[..., LABEL] + last_lp
-        blank_path, blank_side = (state.path + lp[:, self.blank, None, None]).max(-1)
-        label_mass = torch.logaddexp(state.mass[..., LABEL] + last_lp, born_mass)
-        label_path = torch.maximum(held, born_path)
-        born = (born_path > held)[..., None]
-        frame, prob = (
-            torch.stack([_side(old, blank_side), torch.where(born, new, old[:, :, LABEL])], dim=2)
-            for old, new in zip((state.frame, state.prob), _begin(state, source, side, last_lp), strict=True)
-        )
-        blank_mass = state.mass.logsumexp(-1) + lp[:, self.blank, None]
-        return _Stay(torch.stack([blank_mass, label_mass], -1), torch.stack([blank_path, label_path], -1), frame, prob)
-
-    def _grow(self, lp: Tensor, state: BeamState, parent: Tensor) -> _Grow:
-        """Extensions; one that leads to a prefix already in the beam is counted there, so not here."""
-        value, token = lp[:, : self.blank].topk(self.candidates, dim=1)
-        token, value = (v[:, None].expand(-1, self.beam, -1) for v in (token, value))
-        itself = torch.arange(self.beam, device=lp.device).expand_as(state.length)
-        mass, path, side = _leave(state, itself, token)
-        taken = (parent[..., None] & (state.last[:, None, :, None] == token[:, :, None])).any(2)
-        return _Grow(token, (mass + value).masked_fill(taken, NEVER), path + value, side, value)
-
-    def _descend(
-        self, state: BeamState, stay: _Stay, grow: _Grow, source: Tensor, pick: Tensor, extended: Tensor
-    ) -> dict[str, Tensor]:
-        """The chosen prefixes, as the fields of the next state."""
-        token, mass, path, side, value = (v.flatten(1).gather(1, pick) for v in grow)
-        never = torch.full_like(mass, NEVER)
-        frame, prob = _begin(state, source, side, value)
-        length = state.length.gather(1, source)
-        longer = _put(_take(state.token, source), length, token)
-        one, two = extended[..., None], extended[..., None, None]
-        return {
-            "token": torch.where(one, longer, _take(state.token, source)),
-            "length": length + extended,
-            "last": torch.where(extended, token, state.last.gather(1, source)),
-            "mass": torch.where(one, torch.stack([never, mass], -1), _take(stay.mass, source)),
-            "path": torch.where(one, torch.stack([never, path], -1), _take(stay.path, source)),
-            "frame": torch.where(two, frame[:, :, None], _take(stay.frame, source)),
-            "prob": torch.where(two, prob[:, :, None], _take(stay.prob, source)),
+        extended = choice >= self.beam
+        source = torch.where(extended, (choice - self.beam) // self.candidates, choice)
+        last = torch.cat([state.last, frame.token.repeat(1, self.beam)], dim=1).gather(1, choice)
+        length, name = state.length.gather(1, source) + extended, state.name.gather(1, source)
+        silent = _take(ways.silent, source).masked_fill(extended[..., None], NEVER)
+        weight = torch.stack([silent, _take(ways.label, choice)], dim=2)
+        dropped = score < score[:, :1] - self.threshold
+        begun = torch.where(extended | ways.begun.gather(1, source), length, 0)
+        place = torch.stack([length, torch.zeros_like(length), begun], dim=-1) - 1
+        value = torch.stack([last, last, frame.begun.gather(1, last)], dim=-1)
+        rows = torch.stack([3 * source, _silent_rows(state).gather(1, source), ways.row.gather(1, choice)], dim=-1)
+        new = {
+            "trail": _put(_take(state.trail.flatten(1, 2), rows.flatten(1)).view_as(state.trail), place, value),
+            "length": length,
+            "last": last,
+            "name": torch.where(extended, _child(name, last), name),
+            "weight": weight.masked_fill(dropped[..., None, None], NEVER),
+            "fused": fused.gather(1, choice),
         }
+        for field, now in new.items():
+            old: Tensor = getattr(state, field)
+            old.copy_(now if active is None else torch.where(active.view(-1, *[1] * (old.ndim - 1)), now, old))
+        if self.scorer:
+            if active is not None:
+                extended = extended & active[:, None]
+                source = torch.where(active[:, None], source, torch.arange(self.beam, device=source.device))
+            self.scorer.advance(state.scorer[0], source, torch.where(extended, last, 0), extended)
 
-    def _prune(self, new: dict[str, Tensor], score: Tensor) -> None:
-        drop = score < score[:, :1] - self.threshold
-        for name in ("mass", "path"):
-            new[name] = new[name].masked_fill(drop[..., None], NEVER)
+    def _extended_fused(self, frame: _Frame, state: BeamState) -> Tensor:
+        """(slots, beam * candidates), what the scorer has added to each extension."""
+        if not self.scorer:
+            return state.fused.repeat_interleave(self.candidates, dim=1)
+        token = frame.token[:, None].expand(-1, self.beam, -1)
+        return (state.fused[..., None] + self.scorer.score(state.scorer[0], token).to(state.fused)).flatten(1)
+
+    def _ways(self, frame: _Frame, state: BeamState) -> _Ways:
+        """A prefix as it is: a blank, or its last token held on, or newly begun by a parent that is in the beam as well.
+        An extension that leads to a prefix already in the beam is counted there, so not here."""
+        n, all_of_it = self.candidates, _any_end(state)
+        last_lp = frame.label.gather(1, state.last)
+        token, lp = torch.cat([frame.token, state.last], dim=1), torch.cat([frame.value, last_lp], dim=1)
+        # to say its last token again a prefix must end in a blank: without one the token is merely held on
+        again = state.last[..., None] == token[:, None]
+        weight = torch.where(again[..., None], state.weight[:, :, None, BLANK], all_of_it[:, :, None])
+        weight = weight + lp[:, None, :, None]  # (slots, beam, n + beam, 2): each prefix and a token more
+        own = 3 * torch.arange(self.beam, device=token.device)
+        row = torch.where(again, own[:, None] + 1, _silent_rows(state)[..., None])
+
+        parent = _parents(state, all_of_it[..., 1] > NEVER)
+        born = weight[:, :, n:].masked_fill(~parent[..., None], NEVER).amax(1)
+        held = state.weight[:, :, LABEL] + last_lp[..., None]
+        begun = born[..., 1] > held[..., 1]
+        label = torch.stack([torch.logaddexp(held[..., 0], born[..., 0]), torch.maximum(held, born)[..., 1]], dim=-1)
+        stays = torch.where(begun, (row[:, :, n:] * parent).amax(1), own + 2)
+
+        taken = torch.bmm(parent.float(), again[:, :, :n].float()) > 0
+        grown = weight[:, :, :n].masked_fill(taken[..., None], NEVER)
+        return _Ways(
+            silent=all_of_it + frame.blank[:, None, None],
+            label=torch.cat([label, grown.flatten(1, 2)], dim=1),
+            row=torch.cat([stays, row[:, :, :n].flatten(1)], dim=1),
+            begun=begun,
+        )
 
     def _agree(self, state: BeamState) -> Tensor:
         """How many tail tokens all prefixes share, (slots,); a full tail is cut first, dropping those that disagree."""
-        position = torch.arange(self.tail_size, device=state.token.device)
-        length, live = _best(state, state.length), state.score > NEVER
-        inside = position < torch.minimum(state.length, length[:, None])[..., None]
-        same = (state.token == _best(state, state.token)[:, None]) & inside
-        too_long = state.length == self.tail_size
-        full = (too_long & live).any(1)[:, None]
-        drop = full & torch.where(length[:, None] > 0, ~same[..., 0], too_long)
-        for leaf in (state.mass, state.path):
-            leaf.masked_fill_(drop[..., None], NEVER)
-        return (same | ~live[..., None] | drop[..., None]).all(1).long().cumprod(-1).sum(-1)
+        token, dead = state.trail[:, :, 0], state.path.amax(-1) == NEVER
+        same = token == token[:, :1]
+        too_long = token[..., -1] != NOTHING
+        full = (too_long & ~dead).any(1)
+        if bool(full.any()):
+            drop = full[:, None] & torch.where(token[:, :1, 0] != NOTHING, ~same[..., 0], too_long)
+            state.weight.masked_fill_(drop[..., None, None], NEVER)
+            dead = dead | drop
+        agreed = (same | dead[..., None]).all(1) & (token[:, 0] != NOTHING)
+        return agreed.cumprod(-1).sum(-1)
 
 
 class _Output:
@@ -321,86 +353,81 @@ class _Output:
 
     def __init__(self, state: BeamState, size: int) -> None:
         self.count = torch.zeros_like(state.frames)
-        self.token, self.frame = (state.frames.new_zeros(state.slots, size + 1) for _ in range(2))  # last: discarded
-        self.prob = self.token.float()
+        self.trail = state.frames.new_zeros(len(state.frames), 2, size + 1)  # tokens, when; last: discarded
 
     def take(self, state: BeamState, n: Tensor, keep: bool = False) -> None:
         """Emit the best prefix's first n (slots,) tail tokens, and unless `keep`, cut them off every prefix."""
-        position = torch.arange(state.token.shape[-1], device=n.device).expand(len(n), -1)
-        place = torch.where(position < n[:, None], self.count[:, None] + position, self.token.shape[1] - 1)
-        side = state.path.argmax(-1)
-        self.token.scatter_(1, place, _best(state, state.token))
-        self.frame.scatter_(1, place, _best(state, _side(state.frame, side)))
-        self.prob.scatter_(1, place, _best(state, _side(state.prob, side)))
+        position = torch.arange(state.trail.shape[-1], device=n.device)
+        place = torch.where(position < n[:, None], self.count[:, None] + position, self.trail.shape[-1] - 1)
+        best = state.score.argmax(1, keepdim=True)
+        rows = torch.cat([3 * best, _silent_rows(state).gather(1, best)], dim=1)
+        self.trail.scatter_(2, place[:, None].expand(-1, 2, -1), _take(state.trail.flatten(1, 2), rows))
         self.count.add_(n)
         if keep:
             return
-        later = (position + n[:, None]).clamp(max=position.shape[1] - 1)
-        for leaf in (state.token, state.frame, state.prob):
-            leaf.copy_(leaf.gather(-1, later.view(len(n), *[1] * (leaf.ndim - 2), -1).expand_as(leaf)))
+        later = (position + n[:, None])[:, None, None].expand_as(state.trail)
+        state.trail.copy_(F.pad(state.trail, (0, len(position)), value=NOTHING).gather(-1, later))
         state.length.sub_(n[:, None]).clamp_(min=0)
         state.emitted.add_(n)
 
     def emissions(self) -> tuple[Emissions, Tensor]:
         n = int(self.count.max()) if len(self.count) else 0
-        frame = self.frame[:, :n]
-        return Emissions(self.token[:, :n], frame, frame + 1, self.prob[:, :n]), self.count
+        frame, prob = _unpacked(self.trail[:, 1, :n])
+        return Emissions(self.trail[:, 0, :n], frame, frame + 1, prob), self.count
 
 
-def _hypothesis(state: BeamState, slot: int, k: int) -> Hypothesis:
+def _tokens(state: BeamState, slot: int, k: int) -> tuple[Token, ...]:
+    """The tail of a prefix."""
     n, side = int(state.length[slot, k]), int(state.path[slot, k].argmax())
-    columns = (state.token[slot, k], state.frame[slot, k, side], state.prob[slot, k, side])
-    rows = zip(*(c[:n].tolist() for c in columns), strict=True)
-    return Hypothesis(tuple(Token(t, f, f + 1, p) for t, f, p in rows), float(state.score[slot, k]))
+    frame, prob = _unpacked(state.trail[slot, k, 1 + side, :n])
+    rows = zip(state.trail[slot, k, 0, :n].tolist(), frame.tolist(), prob.tolist(), strict=True)
+    return tuple(Token(t, f, f + 1, p) for t, f, p in rows)
 
 
-def _parents(state: BeamState) -> Tensor:
-    """(slots, i, j): whether prefix j is prefix i and one token more, both of them alive."""
-    live = state.score > NEVER
-    size = state.token.shape[-1]
-    outside = torch.arange(size, device=live.device) >= state.length[..., None]
-    same = ((state.token[:, :, None] == state.token[:, None]) | outside[:, :, None]).all(-1)
-    longer = state.length[:, None] == state.length[:, :, None] + 1
-    return same & longer & live[:, :, None] & live[:, None]
+def _any_end(state: BeamState) -> Tensor:
+    """Mass and best path of each prefix however it ends, (slots, beam, 2)."""
+    blank, label = state.weight.unbind(2)
+    return torch.stack([torch.logaddexp(blank, label)[..., 0], torch.maximum(blank, label)[..., 1]], dim=-1)
 
 
-def _leave(state: BeamState, source: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What prefix source (slots, k) brings to a new token (slots, k, n): mass, best path, and how that path ended.
-
-    To say its last token again a prefix must end in a blank: without one the token is merely held on.
-    """
-    mass, path = _take(state.mass, source), _take(state.path, source)
-    again = token == state.last.gather(1, source)[..., None]
-    best, side = path.max(-1, keepdim=True)
-    return (
-        torch.where(again, mass[..., BLANK, None], mass.logsumexp(-1, keepdim=True)),
-        torch.where(again, path[..., BLANK, None], best),
-        torch.where(again, BLANK, side),
-    )
+def _silent_rows(state: BeamState) -> Tensor:
+    """Which row of `trail.flatten(1, 2)` is that of each prefix's best alignment, (slots, beam)."""
+    own = 3 * torch.arange(state.path.shape[1], device=state.path.device) + 1
+    return own + (state.path[..., LABEL] > state.path[..., BLANK])
 
 
-def _begin(state: BeamState, source: Tensor, side: Tensor, lp: Tensor) -> tuple[Tensor, Tensor]:
-    """frame, prob (slots, k, tail) of prefix source's best alignment with a token begun now at lp (slots, k)."""
-    frame, prob = _side(_take(state.frame, source), side), _side(_take(state.prob, source), side)
-    length = state.length.gather(1, source)
-    return _put(frame, length, state.frames[:, None].expand_as(length)), _put(prob, length, lp.exp().to(prob.dtype))
+def _child(name: Tensor, token: Tensor) -> Tensor:
+    """The name of a prefix one token longer."""
+    return name * FACTOR + (token + 1)
 
 
-def _put(x: Tensor, position: Tensor, value: Tensor) -> Tensor:
-    """x (slots, k, tail) with value (slots, k) at position (slots, k), which a dropped prefix may have past the end."""
-    return x.scatter(-1, position.clamp(max=x.shape[-1] - 1)[..., None], value[..., None])
+def _parents(state: BeamState, live: Tensor) -> Tensor:
+    """(slots, i, j): whether prefix j is prefix i and one token more, both of them `live` (slots, beam)."""
+    child = _child(state.name[..., None], state.last[:, None])
+    return (child == state.name[:, None]) & live[:, None] & live[..., None]
 
 
-def _take(x: Tensor, source: Tensor) -> Tensor:
-    """x (slots, beam, ...) at source (slots, k): (slots, k, ...)."""
-    return x[torch.arange(len(x), device=x.device)[:, None], source]
+def _packed(frame: Tensor, prob: Tensor) -> Tensor:
+    """When a token begins and its probability there, in one int64."""
+    return (frame << 32) + prob.float().view(torch.int32)
 
 
-def _side(x: Tensor, side: Tensor) -> Tensor:
-    """x (slots, k, 2, tail) at side (slots, k): (slots, k, tail)."""
-    return torch.where(side[..., None] == LABEL, x[:, :, LABEL], x[:, :, BLANK])
+def _unpacked(begun: Tensor) -> tuple[Tensor, Tensor]:
+    """frame int64, prob float32; 0 or more, so that the parts do not touch."""
+    return begun >> 32, begun.to(torch.int32).view(torch.float32)
+
+
+def _put(trail: Tensor, place: Tensor, value: Tensor) -> Tensor:
+    """trail (..., tail) with value (...) at place (...), where that is one of its places."""
+    here = torch.arange(trail.shape[-1], device=trail.device) == place[..., None]
+    return torch.where(here, value[..., None], trail)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x (slots, n, d) at index (slots, k): (slots, k, d)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _best(state: BeamState, x: Tensor) -> Tensor:
-    """x (slots, beam, ...) of the best prefix: (slots, ...)."""
-    return _take(x, state.score.argmax(1, keepdim=True))[:, 0]
+    """x (slots, beam) of the best prefix: (slots,)."""
+    return x.gather(1, state.score.argmax(1, keepdim=True))[:, 0]
