@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
 
 import soxr
 import torch
@@ -36,7 +38,7 @@ from vivavoce.speech.tts.synthesizer import Synthesizer
 from .measure import hear
 
 RATE = 24_000
-Speaker = Callable[[str], Tensor]  # a text to (n,) float32 at RATE
+OURS = "ours"
 Judge = Callable[[Tensor], str]  # its sound to what was heard
 
 
@@ -44,6 +46,27 @@ Judge = Callable[[Tensor], str]  # its sound to what was heard
 class Sentence:
     set: str
     text: str
+
+
+class Said(NamedTuple):
+    """pcm: (n,) float32 at RATE; difference: largest, between this and the same text pushed word by word."""
+
+    pcm: Tensor
+    difference: float = 0.0
+
+
+Speaker = Callable[[str], Said]
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """A sentence as a voice said it. seconds: that it took; difference: see `Said`; heard: by judge."""
+
+    voice: str
+    text: str
+    seconds: float
+    difference: float
+    heard: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,12 +98,17 @@ def sentences(most: int | None = None) -> list[Sentence]:
 def speakers(synthesizer: Synthesizer) -> dict[str, Speaker]:
     """The voice and its peers. These read the words as our normalisation spells them where there are numbers, so that
     nobody is blamed for reading them another way."""
-    return {"ours": lambda text: synthesizer.speak(text).pcm, **{name: partial(_peer, name) for name in PEERS}}
+    return {OURS: partial(_own, synthesizer), **{name: partial(_peer, name) for name in PEERS}}
 
 
-def _peer(name: str, text: str) -> Tensor:
+def _own(synthesizer: Synthesizer, text: str) -> Said:
+    pcm = synthesizer.speak(text).pcm
+    return Said(pcm, difference(synthesizer, text, pcm))
+
+
+def _peer(name: str, text: str) -> Said:
     spelled = normalize(text) if any(map(str.isdigit, text)) else text
-    return torch.from_numpy(soxr.resample(voices.say(spelled, PEERS[name]), voices.RATE, RATE))
+    return Said(torch.from_numpy(soxr.resample(voices.say(spelled, PEERS[name]), voices.RATE, RATE)))
 
 
 def judges(model: str) -> dict[str, Judge]:
@@ -94,18 +122,43 @@ def judges(model: str) -> dict[str, Judge]:
     return {"pocketsphinx": hear, model: ours}
 
 
-def judge(speak: Speaker, by: Mapping[str, Judge], given: Iterable[Sentence]) -> list[tuple[Sentence, dict[str, str]]]:
-    """Each sentence and what every judge heard of it."""
-    heard = []
+class Hearings:
+    """What judges heard of voices. In a file of JSON lines, where one is given: so that a long run can be cut and go on,
+    and be shared by processes that hear different voices."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.known: dict[tuple[str, str], Hearing] = {}
+        if path is not None and path.exists():
+            for line in path.read_text("utf-8").splitlines():
+                hearing = Hearing(**json.loads(line))
+                self.known[hearing.voice, hearing.text] = hearing
+
+    def add(self, hearing: Hearing) -> None:
+        self.known[hearing.voice, hearing.text] = hearing
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(asdict(hearing), ensure_ascii=False) + "\n")
+
+    def of(self, voice: str, given: Iterable[Sentence]) -> list[tuple[Sentence, Hearing]]:
+        return [(s, self.known[voice, s.text]) for s in given if (voice, s.text) in self.known]
+
+
+def judge(voice: str, speak: Speaker, by: Mapping[str, Judge], given: Iterable[Sentence], heard: Hearings) -> None:
+    """Lets every judge hear each sentence that has not been heard of this voice."""
     for sentence in given:
-        pcm = speak(sentence.text)
-        heard.append((sentence, {name: listen(pcm) for name, listen in by.items()}))
-    return heard
+        if (voice, sentence.text) not in heard.known:
+            said = speak(sentence.text)
+            heard.add(Hearing(voice, sentence.text, len(said.pcm) / RATE, said.difference,
+                              {name: listen(said.pcm) for name, listen in by.items()}))
 
 
-def rows(voice: str, heard: Sequence[tuple[Sentence, Mapping[str, str]]]) -> list[Row]:
+def rows(voice: str, hearings: Sequence[tuple[Sentence, Hearing]]) -> list[Row]:
     """A row for each set and judge, and for all sets together."""
     out = []
+    heard = [(sentence, hearing.heard) for sentence, hearing in hearings]
+    if not heard:
+        return []
     for name in [*dict.fromkeys(sentence.set for sentence, _ in heard), "all"]:
         part = [(s, texts) for s, texts in heard if name in (s.set, "all")]
         skipped = sum(len(set.intersection(*(gaps(s.text, t) for t in texts.values()))) for s, texts in part)
@@ -147,9 +200,9 @@ def streamed(synthesizer: Synthesizer, text: str) -> Iterator[Tensor]:
     synthesizer.close(slot)
 
 
-def difference(synthesizer: Synthesizer, text: str) -> float:
+def difference(synthesizer: Synthesizer, text: str, whole: Tensor) -> float:
     """Largest difference between a text spoken at once and word by word; infinite where the lengths differ."""
-    pieces, whole = torch.cat(list(streamed(synthesizer, text))), synthesizer.speak(text).pcm
+    pieces = torch.cat(list(streamed(synthesizer, text)))
     return float((pieces - whole).abs().max()) if pieces.shape == whole.shape else float("inf")
 
 
@@ -163,30 +216,49 @@ def table(found: Sequence[Row]) -> list[str]:
     return lines
 
 
+def worst(heard: Sequence[tuple[Sentence, Hearing]], by: str, most: int) -> list[str]:
+    """Markdown: the sentences of which a judge heard the most characters wrong."""
+    scored = sorted(heard, key=lambda pair: -score(pair[0].text, pair[1].heard[by]).characters.rate)
+    lines = ["| CER % | text | heard |", "|---|---|---|"]
+    for sentence, hearing in scored[:most]:
+        rate = score(sentence.text, hearing.heard[by]).characters.rate
+        lines.append(f"| {100 * rate:.0f} | {sentence.text} | {hearing.heard[by]} |")
+    return lines
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("judge", description="How well a voice is understood, beside espeak-ng and flite.")
     parser.add_argument("voice", nargs="?", default=VOICE, help="(default: %(default)s)")
     parser.add_argument("--model", default=MODEL, help="the recogniser of ours that judges too (default: %(default)s)")
     parser.add_argument("--steps", type=count, default=1, metavar="N", help="of the solver (default: %(default)s)")
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N of each set")
+    parser.add_argument("--only", action="append", choices=(OURS, *PEERS), metavar="NAME",
+                        help=f"hear this one now; may be given again (default: {OURS}, {', '.join(PEERS)})")
+    parser.add_argument("--heard", type=Path, metavar="FILE",
+                        help="keep what was heard there; what it holds of the sentences is not heard again")
+    parser.add_argument("--worst", type=count, metavar="N", help=f"list the N sentences of {OURS} heard worst")
     parser.add_argument("--threads", type=count, default=2, metavar="N")
     parser.add_argument("--json", action="store_true", help="rows as JSON")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     synthesizer, by = Synthesizer(load_voice(args.voice), steps=args.steps), judges(args.model)
     console = Console(stderr=True)
-    given = sentences(args.limit)
-    found: list[Row] = []
+    given, heard, found = sentences(args.limit), Hearings(args.heard), list[Row]()
     for name, speak in speakers(synthesizer).items():
-        listed = track(given, name, console=console, transient=True, disable=not console.is_terminal)
-        found += rows(name, judge(speak, by, listed))
+        if name in (args.only or (OURS, *PEERS)):
+            listed = track(given, name, console=console, transient=True, disable=not console.is_terminal)
+            judge(name, speak, by, listed, heard)
+        found += rows(name, heard.of(name, given))
     order = list(dict.fromkeys(row.set for row in found))
     found.sort(key=lambda row: order.index(row.set))
-    worst = max(difference(synthesizer, sentence.text) for sentence in given)
+    own = heard.of(OURS, given)
+    apart = max((hearing.difference for _, hearing in own), default=0.0)
     if args.json:
-        print(json.dumps({"rows": [asdict(row) for row in found], "streaming_difference": worst}))
-    else:
-        print("\n".join([*table(found), "", f"streamed word by word against at once: largest difference {worst:.1e}"]))
+        print(json.dumps({"rows": [asdict(row) for row in found], "streaming_difference": apart}))
+        return 0
+    print("\n".join([*table(found), "", f"streamed word by word against at once: largest difference {apart:.1e}"]))
+    if args.worst:
+        print("\n".join(["", f"Heard worst by {next(iter(by))}:", "", *worst(own, next(iter(by)), args.worst)]))
     return 0
 
 

@@ -43,7 +43,7 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 class TrainConfig:
     """One run. corpora: folders under the data folder's `speech/`, aligned with their text; sound: for the vocoder
     alone, more of them; speakers: whose voices these are, `speaker` the one that is exported; polished:
-    how far the exported vocoder lies from that before polishing (0) to that after (1)."""
+    how far the exported vocoder lies from that before polishing (0) to that after (1); tempo: see `VoiceConfig`."""
 
     name: str
     corpora: tuple[str, ...]
@@ -60,6 +60,7 @@ class TrainConfig:
     planner_training: PlannerTraining = field(default_factory=PlannerTraining)
     writer_training: WriterTraining = field(default_factory=WriterTraining)
     polished: float = 0.5
+    tempo: float = 1.0
     seed: int = 1
     save_minutes: float = 4.0
     measure_steps: int = 400
@@ -209,7 +210,7 @@ def export_voice(config: TrainConfig, folder: Path, dtype: Precision) -> Path | 
         polished = weights(folder, "polish")
         vocoder = {name: torch.lerp(tensor, polished[name], config.polished) for name, tensor in vocoder.items()}
     voice = Voice(VoiceConfig(config.name, len(SYMBOLS), config.speakers, config.speaker, config.acoustic, config.flow,
-                              config.vocoder))
+                              config.vocoder, config.tempo))
     voice.load_state_dict(weights(folder, "speech") | {f"vocoder.{name}": t for name, t in vocoder.items()})
     voice.save(folder / "export", dtype=dtype)
     return folder / "export"

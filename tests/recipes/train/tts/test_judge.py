@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from toy_voice import ToyVoice
 
 from vivavoce.recipes.train.tts import judge as module
-from vivavoce.recipes.train.tts.judge import Sentence, difference, echoes, gaps, judge, rows, sentences, table
+from vivavoce.recipes.train.tts.judge import (
+    OURS,
+    Hearing,
+    Hearings,
+    Said,
+    Sentence,
+    difference,
+    echoes,
+    gaps,
+    judge,
+    rows,
+    sentences,
+    table,
+    worst,
+)
 from vivavoce.speech.text import normalize
 from vivavoce.speech.tts.synthesizer import Synthesizer
 
@@ -34,26 +49,44 @@ def test_words_nobody_heard_and_words_heard_twice_are_found() -> None:
 
 
 def test_a_word_counts_as_skipped_only_when_no_judge_heard_anything() -> None:
-    heard = [
+    told = [
         (Sentence("a", "we go home now"), {"one": "we home now", "two": "we gnu home now"}),
         (Sentence("a", "go on"), {"one": "on", "two": "on"}),
         (Sentence("b", "so so"), {"one": "so so so", "two": "so so so"}),
     ]
+    heard = [(sentence, Hearing("x", sentence.text, 1.0, 0.0, texts)) for sentence, texts in told]
     found = {(row.set, row.judge): row for row in rows("x", heard)}
     assert (found["a", "one"].skipped, found["b", "two"].repeated) == (1, 1)
     assert found["all", "one"].sentences == 3
     assert found["a", "one"].wer == pytest.approx(2 / 6)
     assert found["a", "two"].low <= found["a", "two"].cer <= found["a", "two"].high
     assert table(list(found.values()))[2].startswith("| a, 2 | x | one | ")
+    assert worst(heard, "one", 1)[2:] == ["| 60 | go on | on |"]
+    assert rows("nobody", []) == []
 
 
-def test_every_judge_hears_every_sentence() -> None:
-    heard = judge(lambda text: torch.full((3,), len(text)), {"n": lambda pcm: str(int(pcm[0]))}, sentences(1))
-    assert [texts["n"] for _, texts in heard] == [str(len(s.text)) for s in sentences(1)]
+def test_every_judge_hears_every_sentence_once(tmp_path: Path) -> None:
+    def speak(text: str) -> Said:
+        spoken.append(text)
+        return Said(torch.full((24_000,), float(len(text))), 1e-6)
+
+    spoken, by, given = list[str](), {"n": lambda pcm: str(int(pcm[0]))}, sentences(1)
+    heard = Hearings(tmp_path / "heard.jsonl")
+    judge("x", speak, by, given[:2], heard)
+    heard = Hearings(tmp_path / "heard.jsonl")  # another run goes on where that one was cut
+    judge("x", speak, by, given, heard)
+    assert spoken == [s.text for s in given]
+    of = Hearings(tmp_path / "heard.jsonl").of("x", given)
+    assert [h.heard["n"] for _, h in of] == [str(len(s.text)) for s in given]
+    assert {(h.seconds, h.difference) for _, h in of} == {(1.0, 1e-6)}
 
 
 def test_streaming_is_compared_with_speaking_at_once() -> None:
-    assert difference(Synthesizer(ToyVoice()), "Word by word, as it is written: $3.50 to Mr. Smith!") == 0.0
+    synthesizer, text = Synthesizer(ToyVoice()), "Word by word, as it is written: $3.50 to Mr. Smith!"
+    pcm = synthesizer.speak(text).pcm
+    assert difference(synthesizer, text, pcm) == 0.0
+    assert difference(synthesizer, text, pcm + 0.25) == pytest.approx(0.25)
+    assert difference(synthesizer, text, pcm[:-1]) == float("inf")
 
 
 def test_the_command_prints_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,5 +98,7 @@ def test_the_command_prints_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert told["streaming_difference"] == 0.0
     assert {row["set"] for row in told["rows"]} == {"short", "numbers", "long", "everyday", "novels", "all"}
     assert all(row["cer"] == 1.0 for row in told["rows"])
-    assert module.main(["--limit", "1", "--threads", "1"]) == 0
-    assert "largest difference 0.0e+00" in capsys.readouterr().out
+    assert module.main(["--limit", "1", "--threads", "1", "--only", OURS, "--worst", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "largest difference 0.0e+00" in told
+    assert told.count("| 100 |") == 2
