@@ -161,6 +161,13 @@ def house(args: argparse.Namespace, make: Callable[[int], Recognizer]) -> House:
     )
 
 
+def share_processors(model: torch.nn.Module) -> None:
+    """A small model's steps take one thread each: rooms step side by side, and threads that wait for each other cost
+    more than they do, on a busy machine tenfold."""
+    if sum(p.numel() for p in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+
+
 def voice(args: argparse.Namespace) -> Synthesizer | None:
     """None where there is none: with --voice none, and, unless one was asked for, where none ships."""
     if args.voice == "none":
@@ -278,8 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(args: argparse.Namespace, place: socket.socket) -> int:
     make = recognizers(args)
-    if sum(p.numel() for p in make(1).model.parameters()) < SMALL:
-        torch.set_num_threads(1)  # threads that wait for each other cost more than they do, on a busy machine tenfold
+    share_processors(make(1).model)
     rooms = house(args, make)
     application = app.build(rooms, limits(args))
     realtime: Realtime = application.state.realtime
