@@ -7,10 +7,12 @@ model; `CtcBeam` asks `NGramScorer` what each next piece of each prefix is worth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -66,6 +68,11 @@ class NGram:
     def device(self) -> torch.device:
         return self.key.device
 
+    @cached_property
+    def levels(self) -> Tensor:
+        """0 to order - 1, as a column."""
+        return torch.arange(self.order, device=self.device)[:, None]
+
     def to(self, device: torch.device | str) -> Self:
         key, log_prob, backoff, word_start = (
             x.to(device) for x in (self.key, self.log_prob, self.backoff, self.word_start)
@@ -81,11 +88,11 @@ class NGram:
     def score(self, context: Tensor, token: Tensor) -> Tensor:
         """log P(token | context) in nats, float32. context: (..., order - 1); token: (..., n). Returns (..., n)."""
         child = self._child(context[..., None], token[..., None, :])
-        score, backoff = self.log_prob[token], self.backoff[context]
-        for i in range(self.order - 1):  # the longest context that knows the piece has the say
-            node = child[..., i, :]
-            score = torch.where(node == NOWHERE, score + backoff[..., i, None], self.log_prob[node])
-        return score
+        node = torch.cat([token[..., None, :], child], dim=-2)  # by how long a context it is in
+        longest = ((node != NOWHERE) * self.levels).amax(-2, keepdim=True)  # which has the say
+        backoff = self.backoff[context].flip(-1).cumsum(-1).flip(-1)  # of a context and all that are longer
+        price = F.pad(backoff, (0, 1))[..., None].expand(node.shape).gather(-2, longest)
+        return (self.log_prob[node.gather(-2, longest)] + price)[..., 0, :]
 
     def advance(self, context: Tensor, token: Tensor) -> Tensor:
         """The context after one piece more. token: (...)."""
@@ -104,10 +111,9 @@ class NGram:
         """The node one piece below, or NOWHERE."""
         if not len(self.key):
             return torch.full(torch.broadcast_shapes(node.shape, token.shape), NOWHERE, device=self.device)
-        key = node * self.pieces + token
+        key = node * self.pieces + token  # below 0 for NOWHERE, so that none is found
         at = torch.searchsorted(self.key, key).clamp_(max=len(self.key) - 1)
-        known = (self.key[at] == key) & (node != NOWHERE)
-        return torch.where(known, at + self.pieces + 1, NOWHERE)
+        return (at + (self.pieces + 1)).masked_fill_(self.key[at] != key, NOWHERE)
 
     def save(self, path: str | Path) -> None:
         """Write it, probabilities in 256 steps; atomic, so a reader sees the old file or the new one."""
