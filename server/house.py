@@ -16,7 +16,7 @@ from vivavoce.speech.vad import Vad
 from .metrics import Metrics
 from .replies import EndpointReplies, Replies
 from .rooms.hearing import HearingRoom
-from .rooms.room import Room
+from .rooms.room import Room, Turns
 from .rooms.speaking import SpeakingRoom, Synthesizer
 from .rooms.voice import VoiceRoom
 
@@ -51,20 +51,20 @@ class House:
         places: int,
         uploads: int = 2,
         batch: int | None = None,
-        gather: float = 0.0,
         synthesizer: Synthesizer | None = None,
         voices: int = 1,
         speaker: str = "",
         replies: Replies | None = None,
     ) -> Self:
-        """recognizer: makes one of so many slots; places: live sessions at once; uploads: files at once; batch,
-        gather: see `HearingRoom`; voices: the synthesizer's slots. Raises BadCheckpoint for a model that cannot stream.
+        """recognizer: makes one of so many slots; places: live sessions at once; uploads: files at once; batch:
+        see `HearingRoom`; voices: the synthesizer's slots. Raises BadCheckpoint for a model that cannot stream.
         """
-        metrics, spare = Metrics(), max(1, places // 4)  # slots for streams that are being finished
+        metrics, turns = Metrics(), Turns()
+        spare = max(1, places // 4)  # slots for streams that are being finished
         house = cls(
             model,
-            HearingRoom(recognizer(places + spare), places, batch=batch, gather=gather, observe=metrics.step),
-            VoiceRoom(vad, places, observe=metrics.step),
+            HearingRoom(recognizer(places + spare), places, batch=batch, observe=metrics.step, turns=turns),
+            VoiceRoom(vad, places, observe=metrics.step, turns=turns),
             HearingRoom(recognizer(uploads), name="files", observe=metrics.step),
             SpeakingRoom(synthesizer, voices, observe=metrics.step) if synthesizer else None,
             speaker,

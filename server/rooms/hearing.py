@@ -24,7 +24,7 @@ from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import BadLookahead
 
-from .room import Busy, Room, Step
+from .room import Busy, Room, Step, Turns
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +179,8 @@ class HearingRoom(Room):
     some over for sessions that begin a stream while their last one is still being finished. batch: streams in one step
     at most; slack: lag from which nobody more is let in while others are served."""
 
+    breath = 0.005  # what the voice room found to be speech comes by way of the event loop
+
     def __init__(
         self,
         recognizer: Recognizer,
@@ -187,13 +189,13 @@ class HearingRoom(Room):
         name: str = "hearing",
         batch: int | None = None,
         slack: float = SLACK,
-        gather: float = 0.0,
         now: Callable[[], float] = time.monotonic,
         observe: Callable[[Step], None] = lambda step: None,
+        turns: Turns | None = None,
     ) -> None:
         """Raises BadCheckpoint for a recogniser that cannot stream."""
         slots = recognizer.engine.free
-        super().__init__(name, places or slots, gather=gather, now=now, observe=observe)
+        super().__init__(name, places or slots, now=now, observe=observe, turns=turns)
         self.recognizer, self.slack, self.batch = recognizer, slack, batch or slots
         self.clock: Clock = recognizer.clock
         self._inside: list[Hearing] = []

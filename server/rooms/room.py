@@ -46,15 +46,50 @@ class Step:
     lag: float = 0.0
 
 
+class Turns:
+    """`with turns:` one thread at a time, first come first served.
+
+    Two threads that both run small models hand the interpreter back and forth at every operation, which costs each of
+    them as much again as its own work; a room that waits for another's step loses less.
+    """
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._next = self._now = 0
+
+    def __enter__(self) -> bool:
+        """Whether somebody else had to finish first."""
+        with self._news:
+            mine, self._next = self._next, self._next + 1
+            waits = self._now != mine
+            self._news.wait_for(lambda: self._now == mine)
+        return waits
+
+    @property
+    def asked(self) -> int:
+        """How many have asked for a turn and not finished it."""
+        return self._next - self._now
+
+    def __exit__(self, *exc: object) -> None:
+        with self._news:
+            self._now += 1
+            self._news.notify_all()
+
+
 class Room(ABC):
     """The thread. A subclass says what one batched step is (`tick`) and puts calls on the thread with `post`.
 
-    gather: seconds to wait, once there is work, for other sessions to join the step; now: the clock, in seconds.
+    gather: seconds to wait, once there is work, for other sessions to join the step; now: the clock, in seconds; turns:
+    shared by rooms of which only one is to step at a time; breath: seconds to wait after another's turn, for what it
+    found out to arrive.
     """
 
+    breath = 0.0
+
     def __init__(self, name: str, places: int, *, gather: float = 0.0, now: Callable[[], float] = time.monotonic,
-                 observe: Callable[[Step], None] = lambda step: None) -> None:  # fmt: skip
+                 observe: Callable[[Step], None] = lambda step: None, turns: Turns | None = None) -> None:  # fmt: skip
         self.name, self.places, self.gather, self.now, self.observe = name, places, gather, now, observe
+        self.turns = turns or Turns()
         self._news = threading.Condition()
         self._inbox: list[Callable[[], None]] = []
         self._taken = 0
@@ -124,20 +159,30 @@ class Room(ABC):
 
     def _run(self) -> None:
         worked = False
-        while True:
+        while not self._stopping:
             with self._news:
                 while not (self._inbox or worked or self._stopping):
                     self._news.wait()
-                if self.gather and not worked and not self._stopping:
-                    self._news.wait_for(lambda: self._stopping, self.gather)
-                if self._stopping:
-                    for call in self._inbox:  # so that no future waits for ever
-                        self._guarded(call)
-                    return
-                calls, self._inbox = self._inbox, []
-            for call in calls:
-                self._guarded(call)
-            worked = bool(self._guarded(self.tick))
+                if not worked:
+                    self._pause(self.gather)
+            with self.turns as waited:
+                if waited:
+                    with self._news:
+                        self._pause(self.breath)
+                self._answer()
+                worked = not self._stopping and bool(self._guarded(self.tick))
+        self._answer()  # so that no future waits for ever
+
+    def _pause(self, seconds: float) -> None:
+        if seconds:
+            self._news.wait_for(lambda: self._stopping, seconds)
+
+    def _answer(self) -> None:
+        """Carry out what was posted."""
+        with self._news:
+            calls, self._inbox = self._inbox, []
+        for call in calls:
+            self._guarded(call)
 
     def _guarded(self, call: Callable[[], T]) -> T | None:
         """A fault in one call must not take the thread, and with it every session, down."""

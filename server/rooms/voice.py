@@ -21,11 +21,11 @@ from vivavoce.speech.vad import WINDOW, Vad, VadState
 from vivavoce.streaming.engine import Engine, Slot
 from vivavoce.streaming.state import slots_tensor
 
-from .room import Room, Step
+from .room import Room, Step, Turns
 
 log = logging.getLogger(__name__)
 
-GATHER = 0.02  # seconds: a window is 32 ms, and a step costs nearly the same for one session as for ten
+GATHER = 0.005  # seconds: a step costs nearly the same for one session as for ten; each is a delay before words, too
 WINDOWS = 16  # of one session in one step, so that one who sends faster than speech does not keep the others waiting
 
 
@@ -92,8 +92,8 @@ class VoiceRoom(Room):
     """places: how many sessions fit."""
 
     def __init__(self, vad: Vad, places: int, *, gather: float = GATHER, now: Callable[[], float] = time.monotonic,
-                 observe: Callable[[Step], None] = lambda step: None) -> None:  # fmt: skip
-        super().__init__("voice", places, gather=gather, now=now, observe=observe)
+                 observe: Callable[[Step], None] = lambda step: None, turns: Turns | None = None) -> None:  # fmt: skip
+        super().__init__("voice", places, gather=gather, now=now, observe=observe, turns=turns)
         self._engine: Engine[VadState] = Engine(vad, places)
         self._turn = Turn()
         self._turns = self._turn.init_state(places)

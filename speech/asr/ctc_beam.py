@@ -6,9 +6,8 @@ rest is the unstable tail, read with `tail`; `nbest` lists the prefixes with the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,71 +17,13 @@ from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
 from .ctc import FRAME_HZ, LogProbs
+from .scorer import Scorer
 from .words import Emissions, Token
 
 NEVER = float("-inf")
 BLANK, LABEL = 0, 1  # the two ways a prefix's alignments may end, last axis of `mass` and `path`
 NOTHING = -1  # in a trail, where there is no token
 FACTOR = 0x2545F4914F6CDD1D  # odd; int64 arithmetic wraps around
-
-
-class Scorer(Protocol):
-    """An external model over prefixes: an n-gram, a neural language model, a list of hot words.
-
-    It keeps whatever it knows of a prefix in a `State` whose leaves are (slots, beam, ...); scores are in nats, already
-    weighted, and added to the CTC log-probability of the prefix.
-    """
-
-    def init_state(self, slots: int, beam: int) -> State: ...
-
-    def score(self, state: Any, token: Tensor) -> Tensor:
-        """What extending each prefix by each token adds. token: (slots, beam, n). Returns (slots, beam, n)."""
-        ...
-
-    def advance(self, state: Any, source: Tensor, token: Tensor, extended: Tensor) -> None:
-        """Rewrite the state in place: prefix k now descends from prefix source[k], and where extended[k], by token[k].
-
-        All (slots, beam).
-        """
-        ...
-
-    def finish(self, state: Any) -> Tensor:
-        """What the end of the stream adds to each prefix, (slots, beam)."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class ContextState(State):
-    """The last tokens of each prefix, oldest first, -1 before the stream's start."""
-
-    context: Tensor  # (slots, beam, width) int64
-
-
-class ContextScorer:
-    """A plain Python function of the last `width` tokens as a `Scorer`; an n-gram model has width n - 1.
-
-    score(context, token): the weighted log-probability of token after context; token is None at the end of the stream.
-    """
-
-    def __init__(self, score: Callable[[tuple[int, ...], int | None], float], width: int) -> None:
-        self._score, self.width = score, width
-
-    def init_state(self, slots: int, beam: int) -> ContextState:
-        return ContextState(torch.full((slots, beam, self.width), -1))
-
-    def score(self, state: ContextState, token: Tensor) -> Tensor:
-        contexts, tokens = state.context.flatten(0, 1).tolist(), token.flatten(0, 1).tolist()
-        rows = [[self._score(tuple(c), t) for t in ts] for c, ts in zip(contexts, tokens, strict=True)]
-        return torch.tensor(rows, dtype=torch.float64, device=token.device).view(token.shape)
-
-    def advance(self, state: ContextState, source: Tensor, token: Tensor, extended: Tensor) -> None:
-        context = state.context[torch.arange(len(source))[:, None], source.to(state.context.device)]
-        longer = torch.cat([context, token.to(context)[..., None]], dim=-1)[..., 1:]
-        state.context.copy_(torch.where(extended.to(context.device)[..., None], longer, context))
-
-    def finish(self, state: ContextState) -> Tensor:
-        scores = [self._score(tuple(c), None) for c in state.context.flatten(0, 1).tolist()]
-        return torch.tensor(scores, dtype=torch.float64).view(state.context.shape[:2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +33,8 @@ class BeamState(State):
     weight: by how its alignments end, the log-probability of all of them (`mass`) and of the best one (`path`); float64
     because they grow for as long as the stream lasts. trail: the tokens, NOTHING after the last, then when the best
     alignment that ends in a blank, and the best that ends in the label, begin each (see `_packed`). name: a fingerprint
-    of the whole prefix, FACTOR times that of the prefix one token shorter, plus the token and 1. Size does not depend on
-    the stream's length.
+    of the whole prefix, FACTOR times that of the prefix one token shorter, plus the token and 1. Its size does not
+    depend on the stream's length.
     """
 
     trail: Tensor  # (slots, beam, 3, tail) int64
@@ -169,7 +110,7 @@ class CtcBeam:
     beam: prefixes kept a slot. candidates: tokens a frame that may extend them. threshold: nats below the best at which
     a prefix is dropped. tail: longest tail in tokens: a near tie far back could keep prefixes from agreeing for ever,
     so when it is full the best prefix's oldest token is emitted and prefixes that disagree are dropped. All of it goes
-    frame by frame, so chunks change nothing. All slots go at once, in few operations: on a CPU their number is the cost.
+    frame by frame, so chunks change nothing, and for all slots at once, in few operations: their number is the cost.
     """
 
     spec = StageSpec(in_hz=FRAME_HZ, out_hz=FRAME_HZ)
@@ -306,8 +247,8 @@ class CtcBeam:
         return (state.fused[..., None] + self.scorer.score(state.scorer[0], token).to(state.fused)).flatten(1)
 
     def _ways(self, frame: _Frame, state: BeamState) -> _Ways:
-        """A prefix as it is: a blank, or its last token held on, or newly begun by a parent that is in the beam as well.
-        An extension that leads to a prefix already in the beam is counted there, so not here."""
+        """A prefix as it is: a blank, or its last token held on, or newly begun by a parent that is in the beam too. An
+        extension that leads to a prefix already in the beam is counted there, so not here."""
         n, all_of_it = self.candidates, _any_end(state)
         last_lp = frame.label.gather(1, state.last)
         token, lp = torch.cat([frame.token, state.last], dim=1), torch.cat([frame.value, last_lp], dim=1)

@@ -16,7 +16,7 @@ from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.text import normalize
 from vivavoce.streaming.state import State
 
-from .ctc_beam import Scorer
+from .scorer import Scorer
 
 BOOST = 2.5  # nats a letter
 FREE = 3  # letters of a phrase that earn nothing, its `▁` among them: too many other words begin the same way

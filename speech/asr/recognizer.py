@@ -22,10 +22,11 @@ from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Engine, Slot
 
 from .ctc import CtcGreedy
-from .ctc_beam import CtcBeam, Scorer
+from .ctc_beam import CtcBeam
 from .hotwords import HotwordScorer, SumScorer
 from .model import AsrModel
 from .ngram import NGram, NGramScorer
+from .scorer import Scorer
 from .transcript import Transcript
 from .transducer import GatedTransducer, TransducerGreedy
 from .voice import Gate, GatedCtc, Heard

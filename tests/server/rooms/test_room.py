@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
-from vivavoce.server.rooms.room import Busy, Closed, Room
+from vivavoce.server.rooms.room import Busy, Closed, Room, Turns
 
 
 @dataclass
@@ -19,14 +20,17 @@ class Counting(Room):
     fault_at: int = 0
     threads: set[str] = field(default_factory=set)
     done: threading.Event = field(default_factory=threading.Event)
+    shared: Turns | None = None
+    seen: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__("counting", 2)
+        super().__init__("counting", 2, turns=self.shared)
 
     def tick(self) -> bool:
         self.threads.add(threading.current_thread().name)
         if not self.work:
             return False
+        self.seen.append(self.work)
         self.work -= 1
         self.ticks += 1
         if self.ticks == self.fault_at:
@@ -80,3 +84,40 @@ def test_calls_asked_before_the_end_are_answered_whatever_the_thread_did_meanwhi
     room.stop()
     with room:
         assert [a.result(60) for a in answers] == list(range(10))
+
+
+def until_asked(turns: Turns, n: int) -> None:
+    while turns.asked < n:
+        time.sleep(0)  # lets the other threads on
+
+
+def test_turns_are_taken_one_at_a_time_in_the_order_they_were_asked_for() -> None:
+    turns, order = Turns(), list[tuple[str, bool]]()
+
+    def take(name: str) -> None:
+        with turns as waited:
+            order.append((name, waited))
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in "abc"]
+    with turns as waited:
+        assert not waited
+        for n, thread in enumerate(threads):
+            thread.start()
+            until_asked(turns, n + 2)
+        assert not order
+    for thread in threads:
+        thread.join()
+    assert order == [("a", True), ("b", True), ("c", True)]
+    assert turns.asked == 0
+
+
+def test_a_room_that_waited_for_its_turn_steps_with_all_that_came_meanwhile() -> None:
+    turns = Turns()
+    with Counting(shared=turns) as room:
+        with turns:
+            room.give(3)
+            until_asked(turns, 2)
+            room.give(2)
+            assert not room.seen
+        assert room.done.wait(300)
+    assert room.seen[0] == 5

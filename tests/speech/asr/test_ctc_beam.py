@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vivavoce.speech.asr.ctc import CtcGreedy
-from vivavoce.speech.asr.ctc_beam import BeamState, ContextScorer, CtcBeam
+from vivavoce.speech.asr.ctc_beam import BeamState, CtcBeam
+from vivavoce.speech.asr.scorer import ContextScorer
 from vivavoce.speech.asr.words import Token, tokens_of
 from vivavoce.streaming.state import slots_tensor
 

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from vivavoce.speech.asr.ctc_beam import ContextScorer, CtcBeam
+from vivavoce.speech.asr.ctc_beam import CtcBeam
 from vivavoce.speech.asr.hotwords import HotwordScorer, SumScorer, worth
+from vivavoce.speech.asr.scorer import ContextScorer
 from vivavoce.speech.asr.words import Vocabulary, tokens_of
 from vivavoce.speech.errors import BadConfig
 
