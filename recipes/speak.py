@@ -11,6 +11,7 @@ import codecs
 import io
 import json
 import queue
+import re
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from vivavoce.recipes.options import count, positive, say
 from vivavoce.speech import audio
 from vivavoce.speech.devices import Loudspeaker
 from vivavoce.speech.errors import BadAudio, BadSpeech, MissingDevice
+from vivavoce.speech.text import normalize
 from vivavoce.speech.tts.synthesizer import Speech, Spoken, Synthesizer, Voice
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import VivaVoceError
@@ -242,8 +244,18 @@ def _text(args: argparse.Namespace) -> str:
     return codecs.decode(data, "utf-8-sig", "replace")
 
 
+def left_out(text: str) -> list[str]:
+    """Words of other scripts, which the voice does not read."""
+    words = re.sub(r"<[^>]*>", " ", text).split()
+    return [word for word in words if any(map(str.isalpha, word)) and not normalize(word)]
+
+
 def _one(args: argparse.Namespace) -> int:
-    texts = from_stdin() if args.stream and args.text == "-" else whole(_text(args))
+    live = args.stream and args.text == "-"
+    text = "" if live else _text(args)
+    texts = from_stdin() if live else whole(text)
+    if foreign := left_out(text):
+        say(f"not spoken, for want of Latin letters: {' '.join(foreign[:8])}{' ...' * (len(foreign) > 8)}")
     synthesizer = Synthesizer(load_voice(args.voice, args.device), steps=args.steps)
     began, first, parts = time.monotonic(), 0.0, []
     with ExitStack() as stack:

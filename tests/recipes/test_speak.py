@@ -145,6 +145,14 @@ def test_every_line_becomes_a_recording_as_it_would_alone(run: Callable[..., int
     assert "9 recordings in" in captured.err
 
 
+def test_words_of_other_scripts_are_named_and_the_rest_is_spoken(run: Callable[..., int], tmp_path: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("The word Привет means hello, 你好 too 😀.", "-o", tmp_path / "a.wav") == 0
+    assert "want of Latin letters: Привет 你好\n" in capsys.readouterr().err
+    assert run('<speak>caf\u00e9 <break time="1s"/> na\u00efve 50% &amp; more</speak>', "-o", tmp_path / "a.wav") == 0
+    assert "Latin" not in capsys.readouterr().err
+
+
 def test_wrong_ssml_in_one_line_is_that_lines_fault(run: Callable[..., int], tmp_path: Path,
                                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     (tmp_path / "lines.txt").write_text("<speak>a\nhello\n")

@@ -123,7 +123,7 @@ def judges(model: str) -> dict[str, Judge]:
 
 
 class Hearings:
-    """What judges heard of voices. In a file of JSON lines, where one is given: so that a long run can be cut and go on,
+    """What judges heard of voices, in a file of JSON lines where one is given: so a long run can be cut and go on,
     and be shared by processes that hear different voices."""
 
     def __init__(self, path: Path | None = None) -> None:
