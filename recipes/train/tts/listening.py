@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import html
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,8 +20,9 @@ from vivavoce.recipes.speak import VOICE, load_voice
 from vivavoce.speech import audio
 from vivavoce.speech.tts.synthesizer import Synthesizer
 
-from .judge import RATE, Sentence, Speaker, sentences, speakers, streamed
+from .judge import OURS, RATE, Sentence, sentences, speakers, streamed
 
+Way = Callable[[str], Tensor]  # a text to (n,) float32 at RATE
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -57,7 +58,7 @@ def name(number: int, way: str) -> str:
     return f"{number:02d}-{way.replace(' ', '-')}.mp3"
 
 
-def write(folder: Path, title: str, given: Sequence[Sentence], ways: Mapping[str, Speaker]) -> None:
+def write(folder: Path, title: str, given: Sequence[Sentence], ways: Mapping[str, Way]) -> None:
     """Raises BadAudio where the folder cannot be written to."""
     folder.mkdir(parents=True, exist_ok=True)
     for way, speak in ways.items():
@@ -74,12 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=count, default=1, metavar="N", help="of the solver (default: %(default)s)")
     args = parser.parse_args(argv)
     synthesizer = Synthesizer(load_voice(args.voice), steps=args.steps)
-    others = speakers(synthesizer)
+    others: dict[str, Way] = {way: lambda text, speak=speak: speak(text).pcm  # type: ignore[misc]
+                              for way, speak in speakers(synthesizer).items() if way != OURS}  # fmt: skip
 
     def word_by_word(text: str) -> Tensor:
         return torch.cat(list(streamed(synthesizer, text)))
 
-    ways: dict[str, Speaker] = {"at once": others.pop("ours"), "streamed": word_by_word, **others}
+    ways: dict[str, Way] = {"at once": lambda text: synthesizer.speak(text).pcm, "streamed": word_by_word, **others}
     write(args.out, f"{Path(args.voice).name}: {args.steps} steps", sentences(args.limit), ways)
     print(args.out / "index.html")
     return 0

@@ -10,6 +10,7 @@ import torch
 from small_voice import make_voice
 
 from vivavoce.recipes.train.tts import measure
+from vivavoce.speech.asr.score import score
 from vivavoce.speech.tts import mel
 
 
@@ -53,6 +54,13 @@ def test_the_table_has_a_row_for_each_way(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(list((tmp_path / "out").glob("*.wav"))) == 4
     measure.plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_what_is_more_wrong_than_the_recording_is_told_sentence_by_sentence() -> None:
+    scores = [score("abcdefghij", heard) for heard in ("abcdefghij", "abcdefghiX", "abcdefghXX")]
+    assert measure.apart(scores, scores) == (0.0, 0.0)
+    low, high = measure.apart(scores, [score("abcdefghij", "abcdefghij")] * 3)
+    assert 0.0 <= low < 0.1 < high <= 0.2
 
 
 def test_text_becomes_sound_of_the_voice() -> None:
