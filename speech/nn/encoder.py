@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vivavoce.kernels.registry import relative_attention
 from vivavoce.streaming.buffers import count_mask, shift_in_
+from vivavoce.streaming.replay import Replays
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
@@ -223,6 +224,19 @@ class Layer(nn.Module):
         return torch.add(x, self.dropout(branch) if self.training else branch, alpha=share)
 
 
+class LayerOfTensors(nn.Module):
+    """A layer as `Replays` takes it, and as a step with state calls it."""
+
+    def __init__(self, layer: nn.Module, left_context: int) -> None:
+        super().__init__()
+        self.layer, self.left_context = layer, left_context
+
+    def forward(self, x: Tensor, mask: Tensor, attention: Tensor, conv: Tensor, *valid: Tensor) -> Tensor:
+        """attention: what is kept of the layer's keys and values, and the place after them for T more."""
+        now = Now(valid[0] if valid else None, mask, self.left_context)
+        return self.layer(x, LayerState(attention, conv), now)  # type: ignore[no-any-return]
+
+
 class Encoder(nn.Module):
     """Mel frames (slots, n, mels) -> encoder frames (slots, n / 8, width). A `Stage`; chunks are 8 (R + 1) frames."""
 
@@ -232,7 +246,12 @@ class Encoder(nn.Module):
         self.subsampling = Subsampling(config.mels, config.channels, config.width, config.causal)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
+        self.replays: Replays | None = None
         self.reset_parameters()
+
+    def record(self) -> None:
+        """From now on replay the layers for kinds of steps that are frequent. On a CPU, for weights that stay."""
+        self.replays = Replays([LayerOfTensors(layer, self.config.left_context) for layer in self.layers])
 
     def tabulate(self) -> None:
         """Keep every layer's projected position keys, which depend on the weights alone, for steps of up to 15 s."""
@@ -333,13 +352,26 @@ class Encoder(nn.Module):
         frames, kept = h.shape[1], self.config.left_context
         at = 0 if state is None else align_((s.attention for s in state.layers), state.end, kept, frames)
         now = Now(None if full else count, self._mask(start, count, chunks, state is not None, h.dtype), at)
-        for i, layer in enumerate(self.layers):
-            h = layer(h, None if state is None else state.layers[i], now)
+        h = self._through_layers(h, state, now)
         if state is not None:
             state.frames.add_(count)
             if at + frames <= kept + ROOM:
                 state.end.add_(count)
         return h, count
+
+    def _through_layers(self, h: Tensor, state: EncoderState | None, now: Now) -> Tensor:
+        kept, frames = self.config.left_context, h.shape[1]
+        if state is not None and self.replays is not None and now.at + frames <= kept + ROOM:
+            own = [(s.attention.narrow(3, now.at - kept, kept + frames), s.conv) for s in state.layers]
+            valid = () if now.valid is None else (now.valid,)
+            kind = (h.shape, now.mask.shape, len(valid))
+            if replays := self.replays.of(kind, h, now.mask, *own[0], *valid):
+                for replay, memory in zip(replays, own, strict=True):
+                    h = replay(h, now.mask, *memory, *valid)
+                return h
+        for i, layer in enumerate(self.layers):
+            h = layer(h, None if state is None else state.layers[i], now)
+        return h
 
     @staticmethod
     def _full(first: Tensor, valid: Tensor, n: int) -> bool:

@@ -25,7 +25,6 @@ MANY, FEW = 127, 63  # levels of activations in 8 and in 7 bits
 
 # The operators themselves: called through torch.ops, those that take packed weights first search their arguments, in
 # Python, for tracers, which costs as much as the smaller linears.
-_float32_linear = torch.ops.mkldnn._linear_pointwise.default._op
 _float16_linear = torch.ops.quantized.linear_dynamic_fp16.default._op
 _int8_linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
 
@@ -36,7 +35,6 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.out_features = linear.out_features
-        self.bias = None if linear.bias is None else linear.bias.detach().clone()
 
     def _save_to_state_dict(self, destination: object, prefix: str, keep_vars: bool) -> None:
         raise RuntimeError(f"{prefix[:-1]} is packed for running and has no weights to save; save before prepare()")
@@ -45,13 +43,32 @@ class PackedLinear(nn.Module):
 class Float32Linear(PackedLinear):
     """float32 weights in oneDNN's own blocks: torch would lay them out anew for every call."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.register_buffer("bias", _own(linear.bias))
+        self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach()))
+        self.operator = _float32_linear()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _float32_linear(x, self.weight, self.bias, "none", [], "")
+        y: Tensor = self.operator(x, self.weight, self.bias)
         return y
+
+
+@cache
+def _float32_linear() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """oneDNN's linear as TorchScript, which can write down a call that `torch.jit.trace` cannot."""
+    unit = torch.jit.CompilationUnit("""
+        def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    """)
+    return unit.linear  # type: ignore[no-any-return]
+
+
+def _own(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().clone()
 
 
 class Float16Linear(PackedLinear):
@@ -59,7 +76,7 @@ class Float16Linear(PackedLinear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        self.weight = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), self.bias)
+        self.weight = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), _own(linear.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _float16_linear(x, self.weight)
@@ -75,6 +92,8 @@ class Int8Linear(PackedLinear):
     by as much as either differs from float32, which is the price of this setting.
     """
 
+    offset: Tensor
+
     def __init__(self, linear: nn.Linear, levels: int | None = None) -> None:
         """levels: steps from 0 to a row's largest activation; by default as many as this CPU adds up exactly."""
         super().__init__(linear)
@@ -83,7 +102,8 @@ class Int8Linear(PackedLinear):
         scale = (weight.abs().amax(1) / 127).clamp(min=1e-30).double()
         whole = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale, dtype=torch.int64), 0, torch.qint8)
         self.weight = torch.ops.quantized.linear_prepack(whole, None)
-        self.offset = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach()
+        bias = _own(linear.bias)
+        self.register_buffer("offset", torch.zeros(self.out_features) if bias is None else bias)
 
     def forward(self, x: Tensor) -> Tensor:
         peak = x.abs().amax(-1, keepdim=True)  # a row of silence becomes NaN and some integer, then times 0 again
@@ -125,6 +145,7 @@ def prepare(encoder: Encoder, precision: Precision = "fp32") -> Encoder:
     check_supported(encoder, precision)
     encoder.tabulate()
     _replace(encoder, nn.Linear, KINDS[precision])
+    encoder.record()
     return encoder.requires_grad_(False)
 
 
