@@ -90,6 +90,16 @@ class House:
     def knows(self, name: str) -> bool:
         return any(name == own or name in others for own, others in self.names().items())
 
+    @property
+    def hears(self) -> tuple[str, ...]:
+        """The names of what can transcribe."""
+        return (self.model, *HEARS)
+
+    @property
+    def speaks(self) -> tuple[str, ...]:
+        """The names of what can say a text."""
+        return (self.speaker, *SPEAKS) if self.speaking else ()
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Its threads run while this is entered."""

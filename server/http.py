@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,7 @@ class Endpoints:
             raise bad(f"{where or 'the body'}: {fault['msg']}", where.split(".")[0] or None) from None
         if self.house.speaking is None:
             raise bad("this server has no voice; start it with one: vivavoce serve --voice NAME", "model")
-        require(self.house, asked.model)
+        require(self.house, asked.model, self.house.speaks)
         if not asked.input.strip():
             raise bad("input is empty; send the text to speak", "input")
         if asked.stream_format not in ("audio", "sse"):
@@ -185,7 +185,7 @@ class Endpoints:
         return JSONResponse({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
-        require(self.house, request.path_params["name"])
+        require(self.house, request.path_params["name"], (request.path_params["name"],))
         return JSONResponse(_model(request.path_params["name"]))
 
     async def healthz(self, request: Request) -> Response:
@@ -222,7 +222,7 @@ class _Asked:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise bad("file is missing; send the recording as multipart/form-data", "file")
-        require(house, str(form.get("model", "")))
+        require(house, str(form.get("model", "")), house.hears)
         kind = str(form.get("response_format", "json"))
         if kind not in ("json", "verbose_json", *PLAIN):
             offered = "json, text, srt, vtt or verbose_json"
@@ -267,13 +267,15 @@ def bad(message: str, param: str | None = None) -> Refused:
     return Refused(Refusal(400, "invalid_request_error", "invalid_value", message, param=param))
 
 
-def require(house: House, name: str) -> None:
-    """Raises Refused for a model that is not here."""
+def require(house: House, name: str, fit: Collection[str]) -> None:
+    """Raises Refused for a model that is not here, or not among those `fit` for what is asked of it."""
     if not name:
         raise bad(f"model is missing; send one of those that GET /v1/models lists, like {house.model}", "model")
     if not house.knows(name):
         message = f"there is no model {name!r} here; GET /v1/models lists {', '.join(house.names())} and aliases"
         raise Refused(Refusal(404, "invalid_request_error", "model_not_found", message, param="model"))
+    if name not in fit:
+        raise bad(f"model {name!r} is for something else; send one of {', '.join(fit)}", "model")
 
 
 async def _feed(listener: Listener, blocks: Iterator[Tensor]) -> None:

@@ -104,9 +104,9 @@ def measure(quick: bool) -> list[Row]:
         pcm = Path(folder) / "speech.pcm"
         pcm.write_bytes(pcm16(speech()))
         with serving(recognizer, most, None) as address:
-            ours = ramp(address, pcm, hold, 8, most, budget)
+            ours = ramp(address, pcm, hold, 16, most, budget)
         with serving(recognizer, most, 1) as address:
-            theirs = ramp(address, pcm, hold, 1, most, budget)
+            theirs = ramp(address, pcm, hold, 4, most, budget)
     return rows(ours, theirs)
 
 

@@ -29,9 +29,12 @@ def test_models_answer_to_the_names_that_clients_know(recognizer: Make) -> None:
     assert deaf.knows("tiny")
     assert deaf.knows("whisper-1")
     assert not deaf.knows("tts-1")
+    assert deaf.speaks == ()
     speaking = House.build("tiny", recognizer, Vad.load(), places=1, synthesizer=Hum(), voices=4, speaker="hum")
     assert speaking.knows("hum")
     assert speaking.knows("gpt-realtime")
+    assert "gpt-realtime" not in speaking.speaks + speaking.hears  # that is a conversation's
+    assert not set(speaking.speaks) & set(speaking.hears)
 
 
 def test_rooms_close_with_the_house(recognizer: Make) -> None:

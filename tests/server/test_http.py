@@ -108,6 +108,8 @@ FILE = ("talk.wav", b"not audio")
     ("form", "status", "message"),
     [
         ({"model": "gpt-9"}, 404, "there is no model 'gpt-9' here"),
+        ({"model": "hum"}, 400, "'hum' is for something else; send one of tiny, whisper-1"),
+        ({"model": "tts-1"}, 400, "'tts-1' is for something else"),
         ({"model": "tiny"}, 400, "talk.wav is not audio"),
         ({"model": "tiny", "stream": "true"}, 400, "talk.wav is not audio"),
         ({"model": "tiny", "response_format": "rtf"}, 400, "choose json, text"),
@@ -129,6 +131,7 @@ def test_what_is_wrong_with_a_recording_is_said(at: str, form: dict[str, str], s
         ({"speed": 9}, 400, "speed: "),
         ({"response_format": "aac"}, 400, "choose one of wav, mp3"),
         ({"model": "gpt-9"}, 404, "no model"),
+        ({"model": "tiny"}, 400, "'tiny' is for something else; send one of hum, tts-1"),
         ({"colour": "red"}, 400, "colour: "),
         ({"stream_format": "x"}, 400, "choose audio or sse"),
     ],
