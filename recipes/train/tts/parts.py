@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from vivavoce.speech.checkpoint import load
+from vivavoce.speech.asr.model import AsrModel
+from vivavoce.speech.checkpoint import load, save
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.tts.config import AcousticConfig, FlowConfig, VocoderConfig, VoiceConfig
 from vivavoce.speech.tts.convert import Converter, ConverterConfig
@@ -113,7 +114,7 @@ def _polish(site: Site) -> Learner:
 
 def _tokens(site: Site) -> Learner:
     c = site.config.tokens_training
-    recogniser = load(c.recogniser).model
+    recogniser = _recogniser(c.recogniser, site.folder)
     heard = listen(site.speech, [*site.config.corpora, *c.corpora])
     quantiser = cut(recogniser, c.layers, c.levels, tap=c.tap).quantiser
     part = TokensPart(quantiser, recogniser, heard, c, site.device, site.config.seed)
@@ -168,10 +169,19 @@ def _trained_speech(config: TrainConfig, folder: Path) -> SpeechModel:
     return model
 
 
+def _recogniser(source: str, folder: Path) -> AsrModel:
+    """The one that this run's tokens were first cut from: a copy is kept, as others of its name will hear otherwise."""
+    kept = folder / "recogniser"
+    if not (kept / "model.safetensors").is_file():
+        loaded = load(source)
+        save(loaded.model, loaded.tokenizer, kept)
+    return load(kept).model
+
+
 def _trained_tokenizer(config: TrainConfig, folder: Path) -> SpeechTokenizer:
     """The recogniser's layers with the trained quantiser."""
     c = config.tokens_training
-    tokenizer = cut(load(c.recogniser).model, c.layers, c.levels, tap=c.tap)
+    tokenizer = cut(_recogniser(c.recogniser, folder), c.layers, c.levels, tap=c.tap)
     tokenizer.quantiser.load_state_dict(weights(folder, "tokens"))
     return tokenizer.eval()
 

@@ -168,7 +168,7 @@ class TokensPart:
             same += int((lesson.heard.argmax(-1) == lesson.wanted.argmax(-1)).sum())
             total += lesson.heard.shape[1]
             used += model.fsq.tokens(model.down(lesson.middle)).flatten().bincount(minlength=codes).cpu()
-        share = used / max(total, 1)
+        share = used / used.sum().clamp(min=1)
         return {"pieces kept": same / max(total, 1), "codes used": float((used > 0).sum()) / codes,
                 "perplexity": float(torch.special.entr(share).sum().exp()) / codes}
 
