@@ -51,8 +51,11 @@ def _record(layers: Sequence[nn.Module], example: Sequence[Tensor]) -> list[Repl
     with warnings.catch_warnings():
         # TorchScript is no longer developed, and warns wherever a shape becomes a constant, which is what is wanted
         warnings.simplefilter("ignore")
-        first = torch.jit.trace(layers[0], tuple(x.clone() for x in example), check_trace=False)
-    return [_with_weights_of(layer, first._c)._get_method("forward") for layer in layers]
+        first = torch.jit.trace(layers[0], tuple(x.clone() for x in example), check_trace=False)._c
+    graph = first._get_method("forward").graph
+    torch._C._jit_pass_inline(graph)
+    torch._C._jit_pass_constant_propagation(graph)  # numbers computed from shapes
+    return [_with_weights_of(layer, first)._get_method("forward") for layer in layers]
 
 
 def _with_weights_of(layer: nn.Module, recording: Any) -> Any:
