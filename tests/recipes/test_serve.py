@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,7 +22,9 @@ from starlette.applications import Starlette
 from websockets.sync.client import connect
 
 from vivavoce.recipes import cli, serve
+from vivavoce.recipes.options import recognizers
 from vivavoce.recipes.serve import NotServing, _parser, bound, config, limits, threaded
+from vivavoce.server import app
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -100,6 +104,30 @@ def test_a_server_for_one_conversation_runs_in_this_process(quick: Path) -> None
         with connect(f"{url}/v1/realtime") as wire:
             assert json.loads(wire.recv(timeout=300))["type"] == "session.created"
         assert httpx.get(f"{url.replace('ws', 'http', 1)}/readyz").json()["places"] == 2
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Signed by itself, for this machine, and its key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]  # fmt: skip
+    subprocess.run(["openssl", *words, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    return cert, key
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_with_a_certificate_it_serves_https_and_wss(quick: Path, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    words = ["--port", "0", "--model", str(quick), "--device", "cpu", "--max-sessions", "2", "--voice", "none",
+             "--llm", "none", "--tls-cert", str(cert), "--tls-key", str(key)]  # fmt: skip
+    args = options(*words)
+    application = app.build(serve.house(args, recognizers(args)))
+    trusting = ssl.create_default_context(cafile=str(cert))
+    with threaded(config(args, application), application.state.realtime) as url:
+        assert url.startswith("https://127.0.0.1:")
+        assert httpx.get(f"{url}/healthz", verify=trusting).json() == {"status": "ok"}
+        with connect(f"{url.replace('https', 'wss', 1)}/v1/realtime", ssl=trusting) as wire:
+            assert json.loads(wire.recv(timeout=300))["type"] == "session.created"
 
 
 def test_sigterm_lets_who_is_inside_finish_and_takes_nobody_more(model_dir: Path) -> None:

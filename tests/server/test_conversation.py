@@ -190,8 +190,10 @@ def test_a_tool_call_and_its_result() -> None:
     talk.turn("what is the weather in rome")
     reply = talk.last(signals.StartReply)
     assert reply.prompt.tools[0]["function"]["name"] == "weather"
-    talk.room(signals.Called(reply.reply, 0, '{"city":', "weather", "call_7"))
-    talk.room(signals.Called(reply.reply, 0, '"Rome"}'))
+    pieces = [*talk.room(signals.Called(reply.reply, 0, '{"city":', "weather", "call_7")),
+              *talk.room(signals.Called(reply.reply, 0, '"Rome"}'))]  # fmt: skip
+    deltas = [event for event in pieces if event["type"] == "response.function_call_arguments.delta"]
+    assert ("".join(event["delta"] for event in deltas), len(deltas)) == ('{"city":"Rome"}', 2)
     events = talk.done()
     assert types(events)[0] == "response.function_call_arguments.done"
     assert events[0]["arguments"] == '{"city":"Rome"}'
@@ -203,6 +205,23 @@ def test_a_tool_call_and_its_result() -> None:
     *_, assistant, given = talk.last(signals.StartReply).prompt.messages
     assert assistant["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city":"Rome"}'}
     assert given == {"role": "tool", "tool_call_id": "call_7", "content": "sunny"}
+
+
+def test_an_item_can_be_read_deleted_and_is_then_gone_from_the_prompt() -> None:
+    talk = Talk()
+    for number, text in enumerate(("my name is ann", "forget it")):
+        content = [{"type": "input_text", "text": text}]
+        item = {"id": f"it{number}", "type": "message", "role": "user", "content": content}
+        talk.send("conversation.item.create", item=item)
+    first = "it0"
+    (got,) = talk.send("conversation.item.retrieve", item_id=first)
+    assert (got["type"], got["item"]["id"]) == ("conversation.item.retrieved", first)
+    (gone,) = talk.send("conversation.item.delete", item_id=first)
+    assert (gone["type"], gone["item_id"]) == ("conversation.item.deleted", first)
+    (error,) = talk.send("conversation.item.retrieve", item_id=first)
+    assert error["type"] == "error"
+    talk.send("response.create")
+    assert "ann" not in str(talk.last(signals.StartReply).prompt.messages)
 
 
 def test_an_interrupted_tool_call_hangs_nothing() -> None:

@@ -253,6 +253,19 @@ def test_a_token_that_nobody_waits_under_is_refused(served: Served) -> None:
         assert event["error"]["code"] == "unknown_resume_token"
 
 
+def test_a_broken_connection_is_waited_for_no_longer_than_was_said(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.realtime, "resume", 0.01)
+    socket = served.socket()
+    token = receive(socket, "session.created")["session"]["vivavoce"]["resume_token"]
+    socket.socket.shutdown(2)
+    while not served.settled():  # until the server has seen it go, and given it up
+        pass
+    with served.socket(f"resume={token}") as again:
+        assert json.loads(again.recv(timeout=300))["error"]["code"] == "unknown_resume_token"
+
+
 def test_who_is_away_gives_way_to_who_comes(served: Served) -> None:
     tokens, sockets = [], [served.socket() for _ in range(PLACES)]
     for socket in sockets:
