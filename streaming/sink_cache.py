@@ -8,8 +8,8 @@ writes each layer's keys and values, and attends over the entries; the caller ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -65,39 +65,46 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class OneEach:
-    """One new token for each active one of some neighbouring slots. slots, row, index: (n,) int64, what inactive ones
-    would have had, row being the entry with slots and entries as one dimension; visible: (n, used) what the new tokens
-    see, None for everything, the entries in use being the first ones."""
+    """One new token for each active one of n neighbouring slots from `first` on, and what inactive ones would have had.
 
-    slots: Tensor
-    row: Tensor
-    index: Tensor
+    index, entry: (n,) int64, or one number where all are alike and active; to: where keys and values of each layer go,
+    as indices (n * parts * kv_heads,) into `CacheState.kept` with all dimensions but the last taken as one, or, where
+    all are alike, as memory (n, parts * kv_heads, D); visible: (n, used) what the new tokens see, None for everything,
+    the entries in use being the first ones; known: index as numbers, where they were looked at; far: whether one may
+    see the sinks from another place than the rest."""
+
+    first: int
+    n: int
+    index: Tensor | int
+    entry: Tensor | int
+    to: Sequence[Tensor]
     used: int
     visible: Tensor | None
+    known: Sequence[int] | None
+    far: bool
+
+    def tensor(self, x: Tensor | int, device: torch.device) -> Tensor:
+        """(n,) of index or entry."""
+        return x if isinstance(x, Tensor) else torch.full((self.n,), x, device=device)
 
 
 @dataclass(frozen=True, eq=False)
 class CacheState(State):
     """One store for every policy.
 
-    keys, values: a tensor a layer, (slots, entries, kv_heads, D), keys before rotary embedding.
-    turned: the same of keys as whoever attends has turned them, or none.
-    key_scales, value_scales: (slots, entries, kv_heads, 1) a layer where keys and values are kept in 8 bits, or none.
-    born: (slots, entries) index of the token in the entry, -1 when empty; died: the first query that no longer sees it.
+    kept: (slots, layers, parts, kv_heads, entries, D), the parts being keys before rotary embedding, values and, where
+    whoever attends turns keys once, turned keys. scales: the same with 1 for D where that is in 8 bits, else with 0.
+    life: (slots, entries, 2) index of the token in the entry, -1 when empty, and the first query that no longer sees
+    it.
     score: (slots, entries) each token's surprise, or (slots, 0) when the policy asks for none.
-    length: (slots,) tokens so far; high: (slots,) the most there ever were. All int64.
+    counts: (slots, 2) tokens so far, and the most there ever were. life and counts are int64.
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    turned: tuple[Tensor, ...]
-    key_scales: tuple[Tensor, ...]
-    value_scales: tuple[Tensor, ...]
-    born: Tensor
-    died: Tensor
+    kept: Tensor
+    scales: Tensor
+    life: Tensor
     score: Tensor
-    length: Tensor
-    high: Tensor
+    counts: Tensor
 
     @classmethod
     def empty(
@@ -113,25 +120,44 @@ class CacheState(State):
         kept: Kept | None = None,
     ) -> Self:
         """`like` gives dtype and device; turned: keep turned keys too; kept: keys and values in so many bits."""
-        shape, device = (slots, policy.entries), like.device
-
-        def tensors(wanted: bool, width: int = head_dim, dtype: torch.dtype = like.dtype) -> tuple[Tensor, ...]:
-            n = layers if wanted else 0
-            return tuple(like.new_zeros(*shape, kv_heads, width, dtype=dtype) for _ in range(n))
-
-        dtype = DTYPES[kept] if kept else like.dtype
+        shape, device, n = (slots, layers, 2 + turned, kv_heads, policy.entries), like.device, policy.entries
         return cls(
-            tensors(True, dtype=dtype),
-            tensors(True, dtype=dtype),
-            tensors(turned),
-            tensors(kept is not None, 1),
-            tensors(kept is not None, 1),
-            born=torch.full(shape, -1, device=device),
-            died=torch.zeros(shape, dtype=torch.int64, device=device),
-            score=torch.zeros(slots, policy.entries if policy.scored else 0, device=device),
-            length=torch.zeros(slots, dtype=torch.int64, device=device),
-            high=torch.zeros(slots, dtype=torch.int64, device=device),
+            like.new_zeros(*shape, head_dim, dtype=DTYPES[kept] if kept else like.dtype),
+            like.new_zeros(*shape, 1 if kept else 0),
+            life=torch.tensor([-1, 0], device=device).repeat(slots, n, 1),
+            score=torch.zeros(slots, n if policy.scored else 0, device=device),
+            counts=torch.zeros(slots, 2, dtype=torch.int64, device=device),
         )
+
+    @property
+    def keys(self) -> tuple[Tensor, ...]:
+        """Before rotary embedding; (slots, kv_heads, entries, D) of each layer."""
+        return self.kept[:, :, 0].unbind(1)
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        return self.kept[:, :, 1].unbind(1)
+
+    @property
+    def turned(self) -> tuple[Tensor, ...]:
+        """Keys as whoever attends has turned them, or none."""
+        return self.kept[:, :, 2].unbind(1) if self.kept.shape[2] > 2 else ()
+
+    @property
+    def born(self) -> Tensor:
+        return self.life[..., 0]
+
+    @property
+    def died(self) -> Tensor:
+        return self.life[..., 1]
+
+    @property
+    def length(self) -> Tensor:
+        return self.counts[:, 0]
+
+    @property
+    def high(self) -> Tensor:
+        return self.counts[:, 1]
 
     def _copy(self, dst: Tensor, src: Self, src_slots: Tensor) -> None:
         """Entries fill up from the first, so past the longest that ever was in either there is nothing to copy."""
@@ -141,12 +167,8 @@ class CacheState(State):
 
     def _first(self, used: int) -> Self:
         """The first entries of every slot, sharing memory."""
-
-        def first(x: Any) -> Any:
-            return tuple(y[:, :used] for y in x) if isinstance(x, tuple) else x[:, :used]
-
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{n: x if n in ("length", "high") else first(x) for n, x in values.items()})
+        kept, scales = (x[..., :used, :] for x in (self.kept, self.scales))
+        return type(self)(kept, scales, self.life[:, :used], self.score[:, :used], self.counts)
 
     def held(self) -> Tensor:
         """(slots, entries) true for what the next token will see, should nothing be evicted before."""
@@ -197,53 +219,100 @@ class CacheState(State):
         self, policy: CachePolicy, first: int, active: Tensor, used: int | None = None, *, every: bool = False
     ) -> OneEach:
         """As `append`, for one token in each of the slots from `first` on that is active (n,) bool; the policy must be
-        steady. Nothing depends on the values, so that a CUDA graph can hold it: used, how many entries are looked at,
-        is then to be given. every: whether it is known that all are active."""
-        n, end = len(active), first + len(active)
-        index, slots = self.length[first:end].clone(), torch.arange(first, end, device=active.device)
-        row = torch.add(policy.entry(index), slots, alpha=policy.entries)
-        for field, value in ((self.born.view(-1), index), (self.died.view(-1), policy.lifetime(index))):
-            field.index_copy_(0, row, value if every else torch.where(active, value, field[row]))
-        length, high = self.length[first:end].add_(active), self.high[first:end]
-        torch.maximum(high, length, out=high)
+        steady. used: how many entries are looked at; where it is given nothing depends on the values, so that a CUDA
+        graph can hold it. every: whether it is known that all are active."""
         if used is None:
-            tops = high.tolist()
-            used = min(max(tops), policy.entries)
-            if every and used <= policy.visible and tops == [used] * n and length.tolist() == tops:
-                return OneEach(slots, row, index, used, None)  # all that ever came is still seen
-        visible = (self.born[first:end, :used] >= 0) & (self.died[first:end, :used] > index[:, None])
-        return OneEach(slots, row, index, used, visible)
+            return self._append_known(policy, first, active, every)
+        n, entries = len(active), policy.entries
+        counts = self.counts.narrow(0, first, n)
+        index, slots = counts.select(1, 0).clone(), torch.arange(first, first + n, device=active.device)
+        entry = policy.entry(index)
+        at, life = slots * entries + entry, self.life.view(-1, 2)
+        new = torch.stack((index, policy.lifetime(index)), 1)
+        life.index_copy_(0, at, torch.where(active[:, None], new, life[at]))
+        length, high = counts.select(1, 0).add_(active), counts.select(1, 1)
+        torch.maximum(high, length, out=high)
+        seen = self._seen(first, n, index[:, None], used)
+        return OneEach(first, n, index, entry, self._rows(entry, slots), used, seen, None, True)
 
-    def write_one(self, layer: int, new: OneEach, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
-        """As `write`, (n, kv_heads, D) of every slot of `new`, active or not."""
-        if self.key_scales:
-            keys, scale = pack(keys, self.keys[layer].dtype)
-            _put(self.key_scales[layer], new.row, scale)
-            values, scale = pack(values, self.values[layer].dtype)
-            _put(self.value_scales[layer], new.row, scale)
-        _put(self.keys[layer], new.row, keys)
-        _put(self.values[layer], new.row, values)
-        if turned is not None:
-            _put(self.turned[layer], new.row, turned)
+    def _append_known(self, policy: CachePolicy, first: int, active: Tensor, every: bool) -> OneEach:
+        """`append_one` by numbers: on a CPU, calling operations costs more than counting in Python."""
+        counts = self.counts.narrow(0, first, len(active))
+        known = counts.tolist()
+        most = max(map(max, known)) + 1  # idle rows may be one token further than they have been
+        used, far = min(most, policy.entries), most > policy.visible
+        if every and known.count(known[0]) == len(known) and known[0][0] == known[0][1]:
+            counts.add_(1)
+            return self._append_alike(policy, first, [length for length, _ in known], used, far)
+        takes = range(len(known)) if every else active.nonzero()[:, 0].tolist()
+        return self._append_ragged(policy, first, known, takes, used, far)
 
-    def write(self, layer: int, block: Block, keys: Tensor, values: Tensor, turned: Tensor | None = None) -> None:
-        """keys, values, turned: (tokens, kv_heads, D) of the block's tokens, keys before rotary embedding."""
-        at = block.slot, block.entry
-        if self.key_scales:
-            keys, self.key_scales[layer][at] = pack(keys, self.keys[layer].dtype)
-            values, self.value_scales[layer][at] = pack(values, self.values[layer].dtype)
-        self.keys[layer][at] = keys
-        self.values[layer][at] = values
-        if turned is not None:
-            self.turned[layer][at] = turned
+    def _append_alike(self, policy: CachePolicy, first: int, known: Sequence[int], used: int, far: bool) -> OneEach:
+        n, index = len(known), known[0]
+        entry, end = policy.seat(index)
+        self.life.narrow(0, first, n).select(1, entry).copy_(torch.tensor((index, end)))
+        seen = None if not far else self._seen(first, n, index, used)
+        if self.scales.shape[-1]:
+            slots = torch.arange(first, first + n, device=self.life.device)
+            to = self._rows(torch.full_like(slots, entry), slots)
+        else:
+            to = self.kept.narrow(0, first, n).select(4, entry).flatten(2, 3).unbind(1)
+        return OneEach(first, n, index, entry, to, used, seen, known, far)
+
+    def _append_ragged(
+        self, policy: CachePolicy, first: int, known: Sequence[Sequence[int]], takes: Sequence[int], used: int,
+        far: bool,
+    ) -> OneEach:  # fmt: skip
+        n, device = len(known), self.life.device
+        lengths = [length for length, _ in known]
+        seats = [policy.seat(length) for length in lengths]
+        index, entry, slots = torch.tensor(
+            [lengths, [entry for entry, _ in seats], list(range(first, first + n))], device=device
+        ).unbind()
+        at = [(first + i) * policy.entries + seats[i][0] for i in takes]
+        new = [(lengths[i], seats[i][1]) for i in takes]
+        self.life.view(-1, 2).index_copy_(0, *(torch.tensor(x, device=device) for x in (at, new)))
+        counts = [(n + 1, max(n + 1, high)) if i in takes else (n, high) for i, (n, high) in enumerate(known)]
+        self.counts.narrow(0, first, n).copy_(torch.tensor(counts))
+        seen = self._seen(first, n, index[:, None], used)
+        return OneEach(first, n, index, entry, self._rows(entry, slots), used, seen, lengths, far)
+
+    def _seen(self, first: int, n: int, index: Tensor | int, used: int) -> Tensor:
+        return self.life[first : first + n, :used, 1] > index
+
+    def _rows(self, entry: Tensor, slots: Tensor) -> Sequence[Tensor]:
+        layers, parts, heads, entries = self.kept.shape[1:5]
+        within = torch.arange(0, layers * parts * heads * entries, entries, device=slots.device)
+        base = torch.add(entry, slots, alpha=layers * parts * heads * entries)
+        return (base[:, None] + within.view(layers, 1, -1)).flatten(1).unbind()
+
+    def write_one(self, layer: int, new: OneEach, *parts: Tensor) -> None:
+        """As `write`: keys, values and perhaps turned keys, (n, kv_heads, D) of every slot of `new`, active or not."""
+        x, to = torch.cat(parts, 1), new.to[layer]
+        if to.dim() > 1:
+            to.copy_(x)
+            return
+        if self.scales.shape[-1]:
+            x, scale = pack(x, self.kept.dtype)
+            self.scales.view(-1, 1).index_copy_(0, to, scale.view(-1, 1))
+        self.kept.view(-1, x.shape[-1]).index_copy_(0, to, x.view(-1, x.shape[-1]))
+
+    def write(self, layer: int, block: Block, *parts: Tensor) -> None:
+        """Keys before rotary embedding, values and, where they are kept, turned keys: (tokens, kv_heads, D) each, of
+        the block's tokens."""
+        x = torch.stack(parts, 1)
+        if self.scales.shape[-1]:
+            x, scale = pack(x, self.kept.dtype)
+            self.scales[block.slot, layer, :, :, block.entry] = scale
+        self.kept[block.slot, layer, :, :, block.entry] = x
 
     def read(self, layer: int, slots: slice | Tensor, used: int) -> tuple[Tensor, Tensor]:
         """Keys before rotary embedding and values of the first `used` entries, (slots, used, kv_heads, D)."""
-        keys, values = (x[layer][slots, :used] for x in (self.keys, self.values))
-        if not self.key_scales:
-            return keys, values
-        of_keys, of_values = (x[layer][slots, :used] for x in (self.key_scales, self.value_scales))
-        return unpack(keys, of_keys), unpack(values, of_values)
+        x = self.kept[slots, layer, :2, :, :used]
+        if self.scales.shape[-1]:
+            x = unpack(x, self.scales[slots, layer, :2, :, :used])
+        keys, values = x.transpose(2, 3).unbind(1)
+        return keys, values
 
     def rate(self, block: Block, surprise: Tensor) -> None:
         """surprise: (tokens,) of the block's tokens, 0 or more."""
@@ -272,6 +341,7 @@ class CacheState(State):
         revived = touched & (self.died > length[:, None]) & (self.born >= 0)
         self.died.copy_(torch.where(revived, policy.lifetime(self.born), self.died))
         self.born.masked_fill_(late, -1)
+        self.died.masked_fill_(late, 0)
         self.length.copy_(length)
 
     def fork(self, source: int, slots: Sequence[int]) -> None:
@@ -303,8 +373,3 @@ class CacheState(State):
                 f"slot {slot}: {int(self.length[slot])} + {int(take[slot])} tokens do not fit a cache of "
                 f"{policy.limit} that drops none; take a longer one, or a policy that evicts"
             )
-
-
-def _put(store: Tensor, row: Tensor, x: Tensor) -> None:
-    """Write x (n, ...) to these rows of a store (slots, entries, ...)."""
-    store.view(-1, *x.shape[1:]).index_copy_(0, row, x)

@@ -8,6 +8,7 @@ and embeddings, in any order: projected encoder frames stand among words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -73,6 +74,8 @@ class Failed:
 
 
 Event = Token | Finished | Failed
+
+
 class LlmEngine:
     """model: what to run; slots: how many sessions fit at once; budget: the most tokens a tick feeds; chunk: the most
     of one prompt in a tick."""
@@ -197,7 +200,7 @@ class LlmEngine:
     @torch.no_grad()
     def tick(self) -> list[Event]:
         """One batch (and one more when some sessions are at embeddings): a token of every reply, and pieces of prompts
-        as far as the budget goes. Events come in the order in which the sessions were opened, failures first."""
+        as far as the budget goes. Events come in the order in which the sessions were opened."""
         take = self._plan()
         if not take:
             return []
@@ -277,21 +280,21 @@ class LlmEngine:
         if not ready:
             return []
         logits = self.model.decoder.logits(hidden)
-        events: list[Event] = []
-        if not bool(logits.sum(-1).isfinite().all()):  # a sum is finite only when all its terms are
-            finite = logits.isfinite().all(-1)
-            events = [self._fail(s) for s, ok in zip(ready, finite.tolist(), strict=True) if not ok]
-            logits, ready = logits[finite], [slot for slot in ready if slot in self._sessions]
-        for slot, token in zip(ready, self._drawn(logits, ready), strict=True):
+        highest = logits.max(-1)  # which is not finite where any score is no number
+        sound = [math.isfinite(x) for x in highest.values.tolist()]
+        drawn, events = highest.indices.tolist(), list[Event]()
+        fine = [i for i, ok in enumerate(sound) if ok]
+        if not all(self._greedy[ready[i].index] for i in fine):  # those neither draw nor look back
+            index = slots_tensor(*(ready[i].index for i in fine)).to(logits.device)
+            for i, token in zip(fine, sample(logits[fine], self._engine.state.sampler, index).tolist(), strict=True):
+                drawn[i] = token
+        for slot, token, ok in zip(ready, drawn, sound, strict=True):
+            if not ok:
+                events.append(self._fail(slot))
+                continue
             given = self._sessions[slot].given
             events += self._emit(slot, given.pop(0) if given else token)
         return events
-
-    def _drawn(self, logits: Tensor, slots: Sequence[Slot]) -> list[int]:
-        if all(self._greedy[slot.index] for slot in slots):  # which neither draw nor look back
-            return logits.argmax(-1).tolist()
-        index = slots_tensor(*(slot.index for slot in slots)).to(logits.device)
-        return sample(logits, self._engine.state.sampler, index).tolist()
 
     def _emit(self, slot: Slot, token: int) -> list[Event]:
         session, limit = self._sessions[slot], self.model.policy.limit

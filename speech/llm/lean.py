@@ -30,63 +30,73 @@ class Lean:
         self.policy, self.turns = policy, turns
         self.heads, self.kv_heads, self.head_dim = c.heads, c.kv_heads, c.head_dim
         self.embed = decoder.embed.weight
-        self.layers = [_Layer.of(layer) for layer in decoder.layers if isinstance(layer, Layer)]
+        layers = [layer for layer in decoder.layers if isinstance(layer, Layer)]
+        self.layers = [_Layer.of(layer) for layer in layers]
         self.norm = _unit(decoder.norm)
         self.small = self.embed.new_tensor(c.eps * c.width).sqrt()
         self.small_head = self.embed.new_tensor(c.eps * c.head_dim).sqrt() if c.qk_norm else None
+        self.heads_norm = torch.stack([_heads_norm(layer) for layer in layers]) if c.qk_norm else None
+        self.least = self.embed.new_tensor(torch.finfo(self.embed.dtype).min)
+        self.nought = self.embed.new_zeros(())
 
-    def __call__(self, x: Tensor, cache: CacheState, new: OneEach, first: int) -> Tensor:
-        """x: (n,) tokens or (n, width) embeddings of the slots from `first` on -> (n, width)."""
+    def __call__(self, x: Tensor, cache: CacheState, new: OneEach) -> Tensor:
+        """x: (n,) tokens or (n, width) embeddings of the slots of `new` -> (n, width)."""
+        n = len(x)
         x = x if x.is_floating_point() else F.embedding(x, self.embed)
-        angles = self.turns(new.index)
-        seen = None if new.visible is None else hide(new.visible, self.small.dtype)[:, None, None]
-        self._bring_sinks(cache, new, first)
-        for i, (layer, turning) in enumerate(zip(self.layers, self._turnings(angles), strict=True)):
-            y = self._attend(i, layer, self._normal(x, layer.norm_attention), turning, cache, new, first, seen)
-            x = layer.out.onto(x, y)
-            gate, up = layer.gate_up(self._normal(x, layer.norm_mlp)).chunk(2, 1)
-            x = layer.down.onto(x, F.silu(gate).mul_(up))
-        return self._normal(x, self.norm)
+        seen = None if new.visible is None else torch.where(new.visible, self.nought, self.least)[:, None, None]
+        store = cache.kept.narrow(0, new.first, n)
+        self._bring_sinks(store, new)
+        parts = store.narrow(4, 0, new.used).flatten(1, 2).unbind(1)
+        # one more column, eps in it: so the length of a row is what RMSNorm divides by (√width is in the weight)
+        wide = torch.cat((x, self.small.expand(n, 1)), 1)
+        x = wide.narrow(1, 0, x.shape[1])
+        for i, (layer, turning) in enumerate(zip(self.layers, self._turnings(new), strict=True)):
+            queries = self._take_in(i, layer, _normal(x, wide, layer.norm_attention), turning, cache, new)
+            values, keys = parts[3 * i + 1], parts[3 * i + 2]
+            y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+            layer.out.onto(x, y.reshape(n, -1))
+            gate, up = layer.gate_up(_normal(x, wide, layer.norm_mlp)).chunk(2, 1)
+            layer.down.onto(x, F.silu(gate).mul_(up))
+        return _normal(x, wide, self.norm)
 
-    def _normal(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm: the root of the sum of squares and of eps is their hypotenuse; √width is in the weight."""
-        return x.div(torch.hypot(torch.linalg.vector_norm(x, dim=1, keepdim=True), self.small)).mul_(weight)
-
-    def _attend(
-        self, i: int, layer: _Layer, x: Tensor, turning: Angles, cache: CacheState, new: OneEach, first: int,
-        seen: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+    def _take_in(self, i: int, layer: _Layer, x: Tensor, turning: Angles, cache: CacheState, new: OneEach) -> Tensor:
+        """Write the keys and values of layer i; the queries, (n, kv_heads, heads / kv_heads, D): those that share a key
+        head stand where queries of several tokens would."""
         n, h, groups = len(x), self.heads, self.kv_heads
         heads = layer.qkv(x).view(n, -1, self.head_dim)
-        both = heads.narrow(1, 0, h + groups)
+        both, values = heads.narrow(1, 0, h + groups), heads.narrow(1, h + groups, groups)
         if self.small_head is not None:
             both = both.div(torch.hypot(torch.linalg.vector_norm(both, dim=2, keepdim=True), self.small_head))
         turned = turn(both, turning)
         plain = both.narrow(1, h, groups)
-        cache.write_one(
-            i, new, plain if layer.k_norm is None else plain * layer.k_norm, heads.narrow(1, h + groups, groups),
-            turned.narrow(1, h, groups),
-        )  # fmt: skip
-        keys, values = (x[i][first : first + n, : new.used].transpose(1, 2) for x in (cache.turned, cache.values))
-        queries = turned.narrow(1, 0, h).view(n, groups, -1, self.head_dim)  # those that share a head are its queries
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen).reshape(n, -1)
+        plain = plain if layer.k_norm is None else plain * layer.k_norm
+        cache.write_one(i, new, plain, values, turned.narrow(1, h, groups))
+        return turned.narrow(1, 0, h).view(n, groups, -1, self.head_dim)
 
-    def _turnings(self, angles: Angles) -> Sequence[Angles]:
+    def _turnings(self, new: OneEach) -> Sequence[Angles]:
         """Of each layer; where heads have norms, with their weights: what turns a head's first half must then have
-        the weights of its second, which come with it."""
-        if self.small_head is None:
-            return [angles] * len(self.layers)
-        return [(angles[0] * layer.heads_norm, angles[1] * layer.heads_norm_swapped) for layer in self.layers]
+        the weights of its second."""
+        angles = self.turns.near(new.index, new.known).unsqueeze(2)  # (n or 1, 2, 1, D)
+        if self.heads_norm is None:
+            cos, sin = angles.unbind(1)
+            return [(cos, sin)] * len(self.layers)
+        each = (angles.unsqueeze(1) * self.heads_norm).flatten(1, 2).unbind(1)
+        return list(zip(each[::2], each[1::2], strict=True))
 
-    def _bring_sinks(self, cache: CacheState, new: OneEach, first: int) -> None:
+    def _bring_sinks(self, store: Tensor, new: OneEach) -> None:
         """Sinks stay near while the stream moves on: past the window they are turned anew."""
-        sinks, end = self.policy.sinks, first + len(new.index)
-        if not sinks or int(cache.high[first:end].max()) < self.policy.visible:  # idle rows are one token further
+        sinks = self.policy.sinks
+        if not sinks or not new.far:
             return
-        base = (new.index - self.policy.visible + 1).clamp(min=0)
-        angles = self.turns(base[:, None] + torch.arange(sinks))
-        for plain, turned in zip(cache.keys, cache.turned, strict=True):
-            turned[first:end, :sinks] = turn(plain[first:end, :sinks], angles)
+        base = (new.tensor(new.index, store.device) - self.policy.visible + 1).clamp(min=0)
+        cos, sin = (a.transpose(1, 2).unsqueeze(1) for a in self.turns(base[:, None] + torch.arange(sinks)))
+        of_sinks = store.narrow(4, 0, sinks)
+        of_sinks.select(2, 2).copy_(turn(of_sinks.select(2, 0), (cos, sin)))
+
+
+def _normal(x: Tensor, wide: Tensor, weight: Tensor) -> Tensor:
+    """RMSNorm of x (n, width); wide: the same with a column more."""
+    return x.div(torch.linalg.vector_norm(wide, dim=1, keepdim=True)).mul_(weight)
 
 
 def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -104,9 +114,11 @@ class _Linear(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
-    def onto(self, rest: Tensor, x: Tensor) -> Tensor:
-        """rest + what x becomes."""
-        return torch.addmm(rest if self.bias is None else rest + self.bias, x, self.weight)
+    def onto(self, rest: Tensor, x: Tensor) -> None:
+        """Add what x becomes to `rest`."""
+        if self.bias is not None:
+            rest.add_(self.bias)
+        rest.addmm_(x, self.weight)
 
 
 class _Packed(NamedTuple):
@@ -118,8 +130,8 @@ class _Packed(NamedTuple):
         y: Tensor = self.linear.forward(x)
         return y
 
-    def onto(self, rest: Tensor, x: Tensor) -> Tensor:
-        return self(x).add_(rest)
+    def onto(self, rest: Tensor, x: Tensor) -> None:
+        rest.add_(self(x))
 
 
 def _linear(module: nn.Module) -> _Linear | _Packed:
@@ -130,8 +142,7 @@ def _linear(module: nn.Module) -> _Linear | _Packed:
 
 
 class _Layer(NamedTuple):
-    """heads_norm: (heads + kv_heads, D) the weights of queries' and keys' norms, `_swapped` with its halves exchanged;
-    k_norm: (D,) or None."""
+    """k_norm: (D,) or None."""
 
     norm_attention: Tensor
     qkv: _Linear | _Packed
@@ -139,20 +150,25 @@ class _Layer(NamedTuple):
     norm_mlp: Tensor
     gate_up: _Linear | _Packed
     down: _Linear | _Packed
-    heads_norm: Tensor
-    heads_norm_swapped: Tensor
     k_norm: Tensor | None
 
     @classmethod
     def of(cls, layer: Layer) -> _Layer:
         a = layer.attention
-        q, k = (_unit(norm) if isinstance(norm, RmsNorm) else None for norm in (a.q_norm, a.k_norm))
-        norms = torch.zeros(0) if q is None or k is None else torch.stack([q] * a.heads + [k] * a.kv_heads)
         return cls(
             _unit(layer.norm_attention), _linear(a.qkv), _linear(a.out), _unit(layer.norm_mlp),
-            _linear(layer.gate_up), _linear(layer.down), norms,
-            norms.roll(a.head_dim // 2, -1) if len(norms) else norms, k,
+            _linear(layer.gate_up), _linear(layer.down),
+            _unit(a.k_norm) if isinstance(a.k_norm, RmsNorm) else None,
         )  # fmt: skip
+
+
+def _heads_norm(layer: Layer) -> Tensor:
+    """(2, heads + kv_heads, D) the weights of queries' and keys' norms, and the same with their halves exchanged."""
+    a = layer.attention
+    assert isinstance(a.q_norm, RmsNorm)
+    assert isinstance(a.k_norm, RmsNorm)
+    norms = torch.stack([_unit(a.q_norm)] * a.heads + [_unit(a.k_norm)] * a.kv_heads)
+    return torch.stack((norms, norms.roll(a.head_dim // 2, -1)))
 
 
 def _unit(norm: RmsNorm) -> Tensor:

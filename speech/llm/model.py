@@ -117,19 +117,20 @@ class LanguageModel:
         whether it is known that all are active."""
         new = state.cache.append_one(self.policy, first, active, used, every=every)
         if self.lean is not None:
-            return self.lean(x, state.cache, new, first)
-        return self.decoder.run(x, self._decode_plain(state.cache, new, first))
+            return self.lean(x, state.cache, new)
+        return self.decoder.run(x, self._decode_plain(state.cache, new))
 
-    def _decode_plain(self, cache: CacheState, new: OneEach, first: int) -> Attend:
-        n, used = len(new.slots), new.used
-        entry = new.row - new.slots * self.policy.entries
-        positions = self.policy.positions(cache, new.slots, new.index, entry[:, None])
-        positions, end = positions._replace(key=positions.key[:, :used]), first + n
-        visible = new.slots.new_ones((n, used), dtype=torch.bool) if new.visible is None else new.visible
+    def _decode_plain(self, cache: CacheState, new: OneEach) -> Attend:
+        used, end, device = new.used, new.first + new.n, cache.life.device
+        slots = torch.arange(new.first, end, device=device)
+        index, entry = new.tensor(new.index, device), new.tensor(new.entry, device)
+        positions = self.policy.positions(cache, slots, index, entry[:, None])
+        positions = positions._replace(key=positions.key[:, :used])
+        visible = slots.new_ones((new.n, used), dtype=torch.bool) if new.visible is None else new.visible
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.write_one(layer, new, k, v)
-            keys, values = cache.read(layer, slice(first, end), used)
+            keys, values = cache.read(layer, slice(new.first, end), used)
             return cache_attention(
                 q[:, None], keys, values, self.table, *positions, visible[:, None], self.policy.sinks
             )[:, 0]
@@ -145,7 +146,7 @@ class LanguageModel:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             heads, both = q.shape[1], q if angles is None else turn(torch.cat((q, k), 1), angles)
-            cache.write(layer, block, k, v, None if angles is None else both[:, heads:])
+            cache.write(layer, block, k, v, *(() if angles is None else (both[:, heads:],)))
             out = torch.empty_like(q)
             for group, seen in ways:
                 if seen is None:
@@ -193,9 +194,9 @@ def _packed(take: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
 def _near(layer: int, q: Tensor, cache: CacheState, group: Group, seen: Tensor) -> Tensor:
     """(rows, n, heads, D) of queries and keys that are turned already."""
     slots, used = _slots(group, cache), group.visible.shape[2]
-    parts = _padded(q, group), cache.turned[layer][slots, :used], cache.values[layer][slots, :used]
-    q, k, v = (x.transpose(1, 2) for x in parts)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
+    values, keys = cache.kept[slots, layer, 1:, :, :used].unbind(1)
+    queries = _padded(q, group).transpose(1, 2)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, enable_gqa=True).transpose(1, 2)
 
 
 def _padded(q: Tensor, group: Group) -> Tensor:

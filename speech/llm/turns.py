@@ -8,9 +8,12 @@ millionth token is placed as exactly as the fourth. model.py keeps keys turned s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+PAGE, PAGES = 1024, 8  # neighbouring indices whose angles are tabulated together, and how many such tables stay
 
 Angles = tuple[Tensor, Tensor]
 """Cosines (..., 1, D) and sines (..., 1, D), those of the first half negative: `turn` takes them."""
@@ -25,6 +28,24 @@ class Turns:
         start = [0] * (len(step) // 2) + [-(2**62)] * (len(step) // 2)  # a sine is the cosine a quarter before
         self.step = torch.tensor([_signed(x) for x in step], device=frequencies.device)
         self.start, self.dtype = torch.tensor(start, device=frequencies.device), dtype
+        self._pages: dict[int, Tensor] = {}
+
+    def near(self, index: Tensor | int, known: Sequence[int] | None = None) -> Tensor:
+        """As a call, but (n, 2, D), of one number (1, 2, D). index: (n,); known: the same as numbers, where they are
+        known: then it is quick if they lie near each other, as they do most of the time."""
+        if isinstance(index, int):
+            return self._page(index // PAGE).narrow(0, index % PAGE, 1)
+        pages = {i // PAGE for i in known or ()}
+        return self._page(pages.pop()).index_select(0, index % PAGE) if len(pages) == 1 else torch.cat(self(index), 1)
+
+    def _page(self, page: int) -> Tensor:
+        """(PAGE, 2, D)"""
+        if page not in self._pages:
+            if len(self._pages) == PAGES:
+                self._pages.clear()
+            first = page * PAGE
+            self._pages[page] = torch.cat(self(torch.arange(first, first + PAGE, device=self.step.device)), 1)
+        return self._pages[page]
 
     def __call__(self, index: Tensor) -> Angles:
         """index: (...,) int64."""
