@@ -60,8 +60,7 @@ class VocoderConfig:
 class VoiceConfig:
     """One voice: its models, and who was heard in training (`speakers`); `speaker` of them is who speaks.
 
-    symbols: how many phones it was trained on, the first of the table in phones.py; tempo: how many times as fast as
-    its durations were learnt a text is said at the rate 1.
+    symbols: how many phones it was trained on, the first of the table in phones.py.
     """
 
     name: str
@@ -71,10 +70,7 @@ class VoiceConfig:
     acoustic: AcousticConfig = field(default_factory=AcousticConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
-    tempo: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.5 <= self.tempo <= 2:
-            raise ValueError(f"tempo {self.tempo}; it is 0.5 to 2")
         if self.speaker not in self.speakers:
             raise ValueError(f"speaker {self.speaker!r} is not one of {', '.join(self.speakers)}")

@@ -95,7 +95,6 @@ class Voice(nn.Module):
             raise ValueError(f"a plan needs phones of 0 to {self.config.symbols - 1} and a rate over 0, not "
                              f"{list(phones)[:8]} and {rate}")
         device = self.flow.out.weight.device
-        rate *= self.config.tempo
         frames, durations = self.acoustic.plan(torch.tensor(list(phones), device=device), self._speaker, rate)
         return Plan(frames, durations.tolist())
 

@@ -128,3 +128,10 @@ def align_all(recordings: Sequence[Recording], cache: Path) -> list[Aligned | No
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(kept))
     return [Aligned(*kept[r.path]["aligned"]) if kept[r.path]["aligned"] else None for r in recordings]
+
+
+def known(folder: Path, corpora: Sequence[str]) -> list[Aligned]:
+    """What the caches of a run hold."""
+    files = [path for corpus in corpora if (path := folder / f"{corpus}.json").is_file()]
+    return [Aligned(*found["aligned"]) for path in files for found in json.loads(path.read_text()).values()
+            if found["aligned"]]

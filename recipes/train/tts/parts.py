@@ -28,11 +28,11 @@ from vivavoce.speech.tts.voice import Voice
 from vivavoce.speech.tts.writer import Writer, WriterConfig
 from vivavoce.speech.weights import Precision
 
-from .align import Aligned, align_all
+from .align import Aligned, align_all, known
 from .data import Recording, gather
 from .schedule import Learner
 from .sound import SoundConfig, SoundPart
-from .speech import SpeechConfig, SpeechModel, SpeechPart, remake
+from .speech import SpeechConfig, SpeechModel, SpeechPart, remake, stand_ins
 from .tokens import PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, frames_of, listen
 from .writer import WriterPart, WriterTraining
 
@@ -44,7 +44,7 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 class TrainConfig:
     """One run. corpora: folders under the data folder's `speech/`, aligned with their text; sound: for the vocoder
     alone, more of them; speakers: whose voices these are, `speaker` the one that is exported; polished:
-    how far the exported vocoder lies from that before polishing (0) to that after (1); tempo: see `VoiceConfig`."""
+    how far the exported vocoder lies from that before polishing (0) to that after (1)."""
 
     name: str
     corpora: tuple[str, ...]
@@ -61,7 +61,6 @@ class TrainConfig:
     planner_training: PlannerTraining = field(default_factory=PlannerTraining)
     writer_training: WriterTraining = field(default_factory=WriterTraining)
     polished: float = 0.5
-    tempo: float = 1.0
     seed: int = 1
     save_minutes: float = 4.0
     measure_steps: int = 400
@@ -220,8 +219,11 @@ def export_voice(config: TrainConfig, folder: Path, dtype: Precision) -> Path | 
         polished = weights(folder, "polish")
         vocoder = {name: torch.lerp(tensor, polished[name], config.polished) for name, tensor in vocoder.items()}
     voice = Voice(VoiceConfig(config.name, len(SYMBOLS), config.speakers, config.speaker, config.acoustic, config.flow,
-                              config.vocoder, config.tempo))
-    voice.load_state_dict(weights(folder, "speech") | {f"vocoder.{name}": t for name, t in vocoder.items()})
+                              config.vocoder))
+    speech = weights(folder, "speech")
+    for symbol, like in stand_ins(known(folder / "cache", config.corpora)).items():
+        speech["acoustic.phone.weight"][symbol] = speech["acoustic.phone.weight"][like]
+    voice.load_state_dict(speech | {f"vocoder.{name}": t for name, t in vocoder.items()})
     voice.save(folder / "export", dtype=dtype)
     return folder / "export"
 

@@ -8,7 +8,8 @@ their phones from `align`.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,13 +21,15 @@ from vivavoce.speech.tts import mel
 from vivavoce.speech.tts.acoustic import Acoustic
 from vivavoce.speech.tts.config import AcousticConfig, FlowConfig
 from vivavoce.speech.tts.flow import Flow, FlowStage, sees
-from vivavoce.speech.tts.phones import IDS, SEPARATORS, SPACE
+from vivavoce.speech.tts.phones import IDS, SEPARATORS, SPACE, VOWELS
 from vivavoce.streaming.buffers import count_mask
 
 from .align import Aligned
 from .data import Recording
 from .schedule import OptimizerConfig
 
+RARE = 10  # a symbol heard less often has learnt nothing
+ALIKE = ((".", "?", "!"), (",", ";"), *((f"{v}0", f"{v}1", f"{v}2") for v in dict.fromkeys(x[:-1] for x in VOWELS)))
 MARKS = frozenset(IDS[s] for s in SEPARATORS if s != SPACE)
 SPACES = frozenset((IDS[SPACE],))
 WHOLE = 10_000  # a lookahead that makes one chunk of anything
@@ -183,6 +186,18 @@ def remake(model: SpeechModel, recordings: Sequence[Recording], aligned: Sequenc
         drawn = model.acoustic(batch.phones, batch.counts, batch.speaker, batch.durations)
         made[r.path] = made_frames(model, drawn.frames, steps).cpu().half()
     return made
+
+
+def stand_ins(aligned: Iterable[Aligned | None]) -> dict[int, int]:
+    """For each symbol that was hardly ever heard the one like it that was heard most: another end of a sentence, the
+    same vowel under another stress."""
+    counts = Counter(phone for a in aligned if a for phone in a.phones)
+    out = {}
+    for group in ALIKE:
+        ids = [IDS[symbol] for symbol in group]
+        most = max(ids, key=lambda i: counts[i])
+        out |= {i: most for i in ids if counts[i] < RARE <= counts[most]}
+    return out
 
 
 def example(recording: Recording, aligned: Aligned, speakers: Sequence[str]) -> Example:

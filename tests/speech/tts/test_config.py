@@ -19,11 +19,6 @@ def test_an_unknown_key_is_an_error() -> None:
         parse(VoiceConfig, {"name": "x", "symbols": 3, "speakers": ["a"], "speaker": "a", "flow": {"widht": 3}}, "here")
 
 
-def test_a_tempo_is_a_tempo() -> None:
-    with pytest.raises(BadConfig, match="tempo 3"):
-        parse(VoiceConfig, {"name": "x", "symbols": 3, "speakers": ["a"], "speaker": "a", "tempo": 3.0}, "here")
-
-
 @pytest.mark.parametrize("wrong", [
     lambda: AcousticConfig(width=30, heads=4), lambda: AcousticConfig(kernel=4), lambda: FlowConfig(width=30, heads=4),
     lambda: FlowConfig(chunk=0), lambda: FlowConfig(left=3, chunk=5),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -38,15 +37,6 @@ def test_a_plan_has_as_many_frames_as_its_durations_say_and_fewer_when_faster() 
     assert plan.frames.shape == (sum(plan.durations), voice.width)
     assert len(plan.durations) == len(HELLO)
     assert len(fast.frames) < 0.7 * len(plan.frames)
-
-
-def test_a_voice_of_another_tempo_says_the_same_at_another_rate() -> None:
-    voice = make_voice()
-    slow = Voice(replace(SMALL, tempo=0.8))
-    slow.load_state_dict(voice.state_dict())
-    slow = slow.eval().requires_grad_(False)
-    assert slow.plan(HELLO, rate=1.25).durations == voice.plan(HELLO).durations
-    assert len(slow.plan(HELLO).frames) > len(voice.plan(HELLO).frames)
 
 
 @pytest.mark.parametrize(("phones", "rate"), [([], 1.0), ([len(SYMBOLS)], 1.0), ([-1], 1.0), ([3], 0.0)])

@@ -10,7 +10,7 @@ import soxr
 import torch
 
 from vivavoce.recipes.data.voices import Voice, say_timed
-from vivavoce.recipes.train.tts.align import Aligned, Aligner, align_all, clauses
+from vivavoce.recipes.train.tts.align import Aligned, Aligner, align_all, clauses, known
 from vivavoce.recipes.train.tts.data import Recording
 from vivavoce.speech.tts import mel
 from vivavoce.speech.tts.phones import decode
@@ -68,5 +68,6 @@ def test_what_was_aligned_is_read_back(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Aligner, "align", lambda self, pcm, text: Aligned([3, 4], [12, 8]))
     assert align_all([recording], cache) == [Aligned([3, 4], [12, 8])]
     assert json.loads(cache.read_text())["a.wav"]["text"] == "a cat"
+    assert known(cache.parent, ["one", "two"]) == [Aligned([3, 4], [12, 8])]
     monkeypatch.setattr(Aligner, "align", lambda self, pcm, text: None)
     assert align_all([recording], cache) == [Aligned([3, 4], [12, 8])]

@@ -11,6 +11,7 @@ from vivavoce.recipes.train.tts.align import Aligned
 from vivavoce.recipes.train.tts.data import Recording
 from vivavoce.recipes.train.tts.schedule import Learner, OptimizerConfig
 from vivavoce.recipes.train.tts.speech import (
+    RARE,
     Example,
     SpeechConfig,
     SpeechModel,
@@ -18,10 +19,11 @@ from vivavoce.recipes.train.tts.speech import (
     collate,
     remake,
     shorten,
+    stand_ins,
 )
 from vivavoce.speech.tts import mel
 from vivavoce.speech.tts.config import AcousticConfig, FlowConfig
-from vivavoce.speech.tts.phones import SYMBOLS, encode
+from vivavoce.speech.tts.phones import SYMBOLS, decode, encode
 
 CPU = torch.device("cpu")
 PHONES = encode(["_", "K", "AE1", "T", " ", "S", "AE1", "T", ",", "D", "AO1", "G", "."])
@@ -114,3 +116,11 @@ def test_a_batch_is_padded_with_zeros() -> None:
     assert batch.frames.sum((1, 2)).tolist() == [2 * mel.WIDTH, 5 * mel.WIDTH]
     assert batch.speaker.tolist() == [1, 0]
     assert pytest.approx(0) == float(batch.frames[0, 2:].abs().sum())
+
+
+def test_a_symbol_hardly_heard_is_said_like_the_one_most_like_it() -> None:
+    heard = Aligned(encode(["AA1", "T", "."] * RARE + ["AA0", "?"] + ["OY2"] * 3), [1] * (3 * RARE + 5))
+    found = stand_ins([heard, None])
+    assert {decode([i])[0]: decode([like])[0] for i, like in found.items()} == {
+        "?": ".", "!": ".", "AA0": "AA1", "AA2": "AA1",
+    }  # fmt: skip
