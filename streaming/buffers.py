@@ -70,8 +70,28 @@ class Fifo(State):
         row i is padding and is zero."""
         keep = count_mask(taken, n).reshape(*taken.shape, n, *(1,) * (self.items.dim() - 2))
         out = torch.where(keep, self.items[:, :n], 0)
-        capacity = self.items.shape[1]
-        index = (taken[:, None] + torch.arange(capacity, device=taken.device)).clamp_(max=capacity - 1)
-        self.items.copy_(take_items(self.items, index))
         self.count.sub_(taken)
+        if left := self._most(self.count):
+            index = taken[:, None] + torch.arange(left, device=taken.device)
+            self.items[:, :left] = take_items(self.items, index.clamp_(max=self.items.shape[1] - 1))
         return out
+
+    def _most(self, count: Tensor) -> int:
+        """Places in use; on a GPU, whose answer would have to be waited for, all there are."""
+        return int(count.max()) if count.device.type == "cpu" and len(count) else self.items.shape[1]
+
+    def _copy(self, dst: Tensor, src: Self, src_slots: Tensor) -> None:
+        """What lies past the items that wait is nothing."""
+        count = src.count.index_select(0, src_slots.to(src.count.device))
+        used = src._most(count)
+        items = src.items[:, :used].index_select(0, src_slots.to(src.items.device))
+        self.items[:, :used].index_copy_(0, dst.to(self.items.device), items.to(self.items.device))
+        self.count.index_copy_(0, dst.to(self.count.device), count.to(self.count.device))
+
+    def take(self, slots: Tensor) -> Self:
+        index = slots.to(self.count.device)
+        count = self.count.index_select(0, index)
+        items = self.items.new_zeros((len(index), *self.items.shape[1:]))
+        used = self._most(count)
+        items[:, :used] = self.items[:, :used].index_select(0, index)
+        return type(self)(items, count)

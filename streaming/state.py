@@ -59,8 +59,7 @@ class State:
 
     def take(self, slots: Tensor) -> Self:
         """A new state made of these slots; (n,) int64. Raises IndexError for a slot that does not exist."""
-        return type(self)(*(_each(getattr(self, f.name), lambda x: x.index_select(0, slots.to(x.device)))
-                            for f in fields(self)))
+        return type(self)(*(_take(getattr(self, f.name), slots) for f in fields(self)))
 
     def narrow(self, first: int, n: int) -> Self:
         """n slots from `first` on as a state of their own that shares their memory."""
@@ -113,6 +112,13 @@ def _copy(a: Any, b: Any, dst: Tensor, src_slots: Tensor) -> None:
     else:
         for x, y in zip(a, b, strict=True):
             _copy(x, y, dst, src_slots)
+
+
+def _take(x: Any, slots: Tensor) -> Any:
+    """A field's slots as a new field."""
+    if isinstance(x, Tensor):
+        return x.index_select(0, slots.to(x.device))
+    return x.take(slots) if isinstance(x, State) else tuple(_take(item, slots) for item in x)
 
 
 def _each(x: Any, of: Callable[[Tensor], Tensor]) -> Any:

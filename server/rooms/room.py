@@ -94,6 +94,7 @@ class Room(ABC):
         self._inbox: list[Callable[[], None]] = []
         self._taken = 0
         self._stopping = False
+        self._ending = threading.Event()  # the same, for who waits for nothing else
         self._thread: threading.Thread | None = None
 
     @abstractmethod
@@ -115,6 +116,7 @@ class Room(ABC):
         with self._news:
             self._stopping = True
             self._news.notify()
+        self._ending.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -163,19 +165,14 @@ class Room(ABC):
             with self._news:
                 while not (self._inbox or worked or self._stopping):
                     self._news.wait()
-                if not worked:
-                    self._pause(self.gather)
+            if self.gather and not worked:
+                self._ending.wait(self.gather)
             with self.turns as waited:
-                if waited:
-                    with self._news:
-                        self._pause(self.breath)
+                if self.breath and waited:
+                    self._ending.wait(self.breath)
                 self._answer()
                 worked = not self._stopping and bool(self._guarded(self.tick))
         self._answer()  # so that no future waits for ever
-
-    def _pause(self, seconds: float) -> None:
-        if seconds:
-            self._news.wait_for(lambda: self._stopping, seconds)
 
     def _answer(self) -> None:
         """Carry out what was posted."""

@@ -74,6 +74,20 @@ def test_a_fifo_is_a_list_a_row(data: st.DataObject) -> None:
     assert [row[:n] for row, n in zip(rest.tolist(), map(len, expected), strict=True)] == expected
 
 
+def test_slots_of_a_fifo_are_copied_with_all_that_waits_in_them() -> None:
+    fifo, other = (Fifo.empty(3, 6, (), torch.zeros((), dtype=torch.int64)) for _ in range(2))
+    fifo.push_(torch.arange(15).view(3, 5), torch.tensor([2, 5, 0]))
+    other.push_(torch.arange(100, 112).view(3, 4), torch.tensor([4, 4, 4]))
+    taken = fifo.take(torch.tensor([1, 0]))
+    other.copy_slots_(torch.tensor([2, 0]), taken, torch.tensor([0, 1]))
+    assert other.pop_(6, other.count.clone()).tolist() == [
+        [0, 1, 0, 0, 0, 0],
+        [104, 105, 106, 107, 0, 0],
+        [5, 6, 7, 8, 9, 0],
+    ]
+    assert fifo.count.tolist() == [2, 5, 0]
+
+
 def test_a_fifo_that_would_overflow_refuses_and_keeps_what_it_has() -> None:
     fifo = Fifo.empty(2, 4, (2,), torch.zeros(()))
     fifo.push_(torch.ones(2, 3, 2), torch.tensor([3, 1]))
