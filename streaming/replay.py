@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 Replay = Callable[..., Tensor]
 AFTER = 8  # a recording costs about as much time as it saves in so many steps of a small model
+ONE_AT_A_TIME = Lock()  # torch.jit.trace knows one tracing a process
 KEEP = 64  # kinds of arguments remembered; one more, and the oldest is forgotten
 
 
@@ -48,7 +50,7 @@ class Replays:
 
 @torch.no_grad()
 def _record(layers: Sequence[nn.Module], example: Sequence[Tensor]) -> list[Replay]:
-    with warnings.catch_warnings():
+    with ONE_AT_A_TIME, warnings.catch_warnings():
         # TorchScript is no longer developed, and warns wherever a shape becomes a constant, which is what is wanted
         warnings.simplefilter("ignore")
         first = torch.jit.trace(layers[0], tuple(x.clone() for x in example), check_trace=False)._c
