@@ -216,14 +216,15 @@ class CacheState(State):
         return tuple(groups)
 
     def append_one(
-        self, policy: CachePolicy, first: int, active: Tensor, used: int | None = None, *, every: bool = False
+        self, policy: CachePolicy, first: int, n: int, active: Tensor | None = None, used: int | None = None
     ) -> OneEach:
-        """As `append`, for one token in each of the slots from `first` on that is active (n,) bool; the policy must be
-        steady. used: how many entries are looked at; where it is given nothing depends on the values, so that a CUDA
-        graph can hold it. every: whether it is known that all are active."""
+        """As `append`, for one token in each of n slots from `first` on that is active (n,) bool, None for all; the
+        policy must be steady. used: how many entries are looked at; where it is given nothing depends on the values, so
+        that a CUDA graph can hold it."""
         if used is None:
-            return self._append_known(policy, first, active, every)
-        n, entries = len(active), policy.entries
+            return self._append_known(policy, first, n, active)
+        active = torch.ones(n, dtype=torch.bool, device=self.life.device) if active is None else active
+        entries = policy.entries
         counts = self.counts.narrow(0, first, n)
         index, slots = counts.select(1, 0).clone(), torch.arange(first, first + n, device=active.device)
         entry = policy.entry(index)
@@ -235,16 +236,16 @@ class CacheState(State):
         seen = self._seen(first, n, index[:, None], used)
         return OneEach(first, n, index, entry, self._rows(entry, slots), used, seen, None, True)
 
-    def _append_known(self, policy: CachePolicy, first: int, active: Tensor, every: bool) -> OneEach:
+    def _append_known(self, policy: CachePolicy, first: int, n: int, active: Tensor | None) -> OneEach:
         """`append_one` by numbers: on a CPU, calling operations costs more than counting in Python."""
-        counts = self.counts.narrow(0, first, len(active))
+        counts = self.counts.narrow(0, first, n)
         known = counts.tolist()
         most = max(map(max, known)) + 1  # idle rows may be one token further than they have been
         used, far = min(most, policy.entries), most > policy.visible
-        if every and known.count(known[0]) == len(known) and known[0][0] == known[0][1]:
+        if active is None and known.count(known[0]) == n and known[0][0] == known[0][1]:
             counts.add_(1)
             return self._append_alike(policy, first, [length for length, _ in known], used, far)
-        takes = range(len(known)) if every else active.nonzero()[:, 0].tolist()
+        takes = range(n) if active is None else active.nonzero()[:, 0].tolist()
         return self._append_ragged(policy, first, known, takes, used, far)
 
     def _append_alike(self, policy: CachePolicy, first: int, known: Sequence[int], used: int, far: bool) -> OneEach:

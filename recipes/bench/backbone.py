@@ -23,6 +23,7 @@ from vivavoce.speech.llm.engine import LlmEngine, Token
 from vivavoce.speech.llm.hub import rename
 from vivavoce.speech.llm.layout import prepare
 from vivavoce.speech.llm.model import DecoderState, LanguageModel
+from vivavoce.speech.llm.turns import turn
 from vivavoce.speech.nn.packed import Precision, supported
 from vivavoce.speech.weights import fit
 from vivavoce.streaming.cache_policy import SinkRing
@@ -41,25 +42,30 @@ def shape(width: int, layers: int, heads: int, kv_heads: int, hidden: int, vocab
 
 SHIPPED = shape(192, 4, 4, 2, 512, 4096)
 FULL = shape(384, 6, 8, 2, 1024, 8192)  # 12.5 million parameters
+WIDER = shape(384, 8, 8, 2, 1024, 8192)  # 15.5 million
+EARLY, AGES = 1_000, (64_000, 1_000_000, 4_000_000)  # tokens of a session that is compared with itself, later
 
 
 @dataclass(frozen=True)
 class Plan:
-    """windows: of the cache against recomputing; kept: caches in 8 bits, for their size and error; batches: against
-    transformers, each with a prompt of `prompt` tokens and `tokens` more; seconds: spent on one case, all contenders
-    together, in `repeats` rounds or more."""
+    """windows: of the cache against recomputing, by the models of `recomputed`; ages: tokens after which a session is
+    compared with itself after EARLY; kept: caches in 8 bits, for their size and error; batches: against transformers,
+    by the models of `generating`, each with a prompt of `prompt` tokens and `tokens` more; seconds: spent on one case,
+    all contenders together, in `repeats` rounds or more."""
 
     windows: tuple[int, ...] = (256, 1024, 4096)
+    ages: tuple[int, ...] = AGES
     batches: tuple[int, ...] = (1, 16)
     prompt: int = 64
     tokens: int = 64
     kept: tuple[Kept, ...] = ("int8", "fp8")
     seconds: float = 10.0
     repeats: int = 3
-    models: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "12.5 M": FULL})
+    recomputed: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "15.5 M": WIDER})
+    generating: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "12.5 M": FULL})
 
 
-QUICK = Plan(windows=(256, 1024), tokens=24, seconds=1.0, repeats=3, models={"2.4 M": SHIPPED})
+QUICK = Plan(windows=(256, 1024), ages=AGES[-1:], tokens=24, seconds=1.0, repeats=3, generating={"2.4 M": SHIPPED})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,9 +77,12 @@ def bench_backbone(plan: Plan) -> list[Row]:
     """Raises MissingDependency without transformers, and Different when tokens or scores are not equal."""
     rows = []
     with torch.no_grad():
-        for name, config in plan.models.items():
-            theirs, ours = build(config)
+        for name, config in plan.recomputed.items():
+            ours = build(config)[1]
             rows += [recompute_case(name, ours, plan, window) for window in plan.windows]
+            rows += age_cases(name, ours, plan)
+        for name, config in plan.generating.items():
+            theirs, ours = build(config)
             rows += [kept_case(name, ours, plan, kept) for kept in plan.kept]
             ways = {way: prepare(copy.deepcopy(ours), precision) for way, precision in WAYS.items()
                     if precision in supported()}  # fmt: skip
@@ -95,6 +104,36 @@ def recompute_case(name: str, decoder: Decoder, plan: Plan, window: int) -> Row:
     one = tokens[:, :1]
     again, ours = in_turn([lambda: decoder(tokens), lambda: step(model, state, one)], plan.seconds, plan.repeats)
     return Row(case, ours, again, "ms", again / ours, difference)
+
+
+def age_cases(name: str, decoder: Decoder, plan: Plan) -> list[Row]:
+    """A session of EARLY tokens beside the same as it would be after many more: time a token, memory, scores."""
+    model = LanguageModel(prepare(copy.deepcopy(decoder), "fp32"), SinkRing(SINKS, plan.windows[0] - SINKS, 64))
+    early = model.init_state(1)
+    step(model, early, draw(decoder, 1, EARLY))
+    later = [aged(model, early, age) for age in plan.ages]
+    one = draw(decoder, 1, 1)
+    found = [decoder.logits(step(model, state, one)) for state in (early, *later)]
+    calls = [partial(step, model, state, one) for state in (early, *later)]
+    first, *times = in_turn(calls, plan.seconds, plan.repeats)
+    rows = []
+    for age, state, ms, scores in zip(plan.ages, later, times, found[1:], strict=True):
+        case, size = f"{name}: after {age:,} tokens, against {EARLY:,}", (state.nbytes / 1e6, early.nbytes / 1e6)
+        difference = float((scores - found[0]).abs().max() / found[0].abs().max())
+        rows += [Row(f"{case}: a token", ms, first, "ms", first / ms, difference),
+                 Row(f"{case}: state", *size, "MB", size[1] / size[0])]  # fmt: skip
+    return rows
+
+
+def aged(model: LanguageModel, state: DecoderState, tokens: int) -> DecoderState:
+    """The session as if the tokens that it still sees had come so late, by whole rounds of the ring."""
+    policy, old = model.policy, state.take(torch.tensor([0]))
+    ring = policy.entries - policy.sinks
+    old.cache.counts.add_(rounds := (tokens - int(old.cache.length)) // ring * ring)
+    old.cache.life[:, policy.sinks :].add_(rounds)
+    for turned, keys in zip(old.cache.turned, old.cache.keys, strict=True):
+        turned.copy_(turn(keys.transpose(1, 2), model.turns(old.cache.born)).transpose(1, 2))
+    return old
 
 
 def last_again(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Tensor:

@@ -197,7 +197,7 @@ class LlmEngine:
         """What `Snapshot.save` wrote. Raises StateMismatch when it is none, or comes from another model or policy."""
         return Snapshot.load(folder, self._engine.stage.init_state(1))
 
-    @torch.no_grad()
+    @torch.inference_mode()  # what is kept is written in place, into tensors that were made outside
     def tick(self) -> list[Event]:
         """One batch (and one more when some sessions are at embeddings): a token of every reply, and pieces of prompts
         as far as the budget goes. Events come in the order in which the sessions were opened."""
@@ -239,14 +239,15 @@ class LlmEngine:
         tokens = not isinstance(self._sessions[next(iter(take))].next, Tensor)
         if graphs := self.graphs if tokens else None:
             first, end = 0, self._engine.state.slots
+        x = self._next(take, first, end)[:, 0]
         active = [False] * (end - first)
         for row in rows:
             active[row - first] = True
-        x = self._next(take, first, end)[:, 0]
         if graphs is not None:
             hidden = graphs(x, active)
         else:
-            hidden = self.model.decode(x, decoder, torch.tensor(active, device=x.device), first, every=all(active))
+            some = None if all(active) else torch.tensor(active, device=x.device)
+            hidden = self.model.decode(x, decoder, some, first)
         return hidden if rows == list(range(first, end)) else hidden[[row - first for row in rows]]
 
     def _next(self, take: Mapping[Slot, int], first: int, end: int) -> Tensor:

@@ -96,26 +96,19 @@ class LanguageModel:
         if not rows or (span := rows[-1] + 1 - rows[0]) > 2 * len(rows):
             return torch.zeros_like(valid)
         first = rows[0]
-        active = valid[first : first + span] == 1
-        hidden = self.decode(x[first : first + span, 0], state, active, first, every=span == len(rows))
-        out[first : first + span, 0] = hidden if span == len(rows) else torch.where(active[:, None], hidden, 0)
+        active = None if span == len(rows) else valid[first : first + span] == 1
+        hidden = self.decode(x[first : first + span, 0], state, active, first)
+        out[first : first + span, 0] = hidden if active is None else torch.where(active[:, None], hidden, 0)
         return (valid == 1).long()
 
     @torch.no_grad()
     def decode(
-        self,
-        x: Tensor,
-        state: DecoderState,
-        active: Tensor,
-        first: int = 0,
-        used: int | None = None,
-        *,
-        every: bool = False,
+        self, x: Tensor, state: DecoderState, active: Tensor | None = None, first: int = 0, used: int | None = None
     ) -> Tensor:
-        """One token for each active slot from `first` on: x (n,) or (n, width), active (n,) bool -> (n, width), what
-        inactive rows give being meaningless. The policy must be steady. used: as for `CacheState.append_one`; every:
-        whether it is known that all are active."""
-        new = state.cache.append_one(self.policy, first, active, used, every=every)
+        """One token for each active slot from `first` on: x (n,) or (n, width), active (n,) bool, None for all ->
+        (n, width), what inactive rows give being meaningless. The policy must be steady. used: as for
+        `CacheState.append_one`."""
+        new = state.cache.append_one(self.policy, first, len(x), active, used)
         if self.lean is not None:
             return self.lean(x, state.cache, new)
         return self.decoder.run(x, self._decode_plain(state.cache, new))

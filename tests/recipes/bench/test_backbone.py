@@ -13,8 +13,9 @@ from vivavoce.recipes.bench.report import Different, Row
 from vivavoce.speech.errors import MissingDependency
 from vivavoce.speech.nn.packed import supported
 
-TINY = Plan(windows=(16, 80), batches=(1, 3), prompt=7, tokens=5, seconds=0.0, repeats=1,
-            models={"tiny": shape(16, 2, 4, 2, 24, 50)})  # fmt: skip
+SMALL = {"tiny": shape(16, 2, 4, 2, 24, 50)}
+TINY = Plan(windows=(16, 80), ages=(4_000_000,), batches=(1, 3), prompt=7, tokens=5, seconds=0.0, repeats=1,
+            recomputed=SMALL, generating=SMALL)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,8 @@ def test_every_window_and_batch_has_its_row(rows: list[Row]) -> None:
     assert [row.case for row in rows] == [
         "tiny: a token at window 16, against recompute",
         "tiny: a token at window 80, against recompute",
+        "tiny: after 4,000,000 tokens, against 1,000: a token",
+        "tiny: after 4,000,000 tokens, against 1,000: state",
         *(f"tiny: keys and values of a session of 16 tokens in {kept}, against float32" for kept in ("int8", "fp8")),
         *(case + way for case in theirs for way in ways),
     ]
@@ -39,12 +42,15 @@ def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
         assert row.ratio == pytest.approx(row.theirs / row.ours)
         assert row.difference is not None
         assert row.difference < 1e-5
-    for row in rows[2:4]:
+    assert rows[2].difference is not None
+    assert rows[2].difference < 1e-5
+    assert rows[3].ratio == 1
+    for row in rows[4:6]:
         assert row.ratio == pytest.approx(row.theirs / row.ours)
         assert row.ratio > 2
         assert row.difference is not None
         assert 0 < row.difference < 0.2
-    for row in rows[4:]:
+    for row in rows[6:]:
         assert row.ratio == pytest.approx(row.ours / row.theirs)
 
 
