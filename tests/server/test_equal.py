@@ -50,7 +50,7 @@ def streamed(at: str, pcm: Pcm, turn_detection: Any, utterances: int, size: int 
     """The words of each utterance, from the events that come while it is said."""
     said, done, order = dict[str, str](), dict[str, str](), list[str]()
     audio = {"input": {"format": {"type": "audio/pcm", "rate": RATE}, "turn_detection": turn_detection}}
-    with connect(f"{at}/v1/realtime?intent=transcription", ping_timeout=None, open_timeout=None) as socket:
+    with connect(f"{at}/v1/realtime?intent=transcription", ping_interval=None, open_timeout=None) as socket:
         socket.send(json.dumps({"type": "session.update", "session": {"type": "transcription", "audio": audio}}))
         for i in range(0, len(pcm), size):
             socket.send(pcm[i : i + size].tobytes())

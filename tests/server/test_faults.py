@@ -28,7 +28,7 @@ PATH = "/v1/realtime?intent=transcription"
 PATIENT: dict[str, Any] = {
     "compression": None,
     "open_timeout": None,
-    "ping_timeout": None,
+    "ping_interval": None,
 }  # a busy machine is no fault
 Make = Callable[[int], Recognizer]
 Fault = Callable[[ClientConnection, random.Random], Awaitable[None]]

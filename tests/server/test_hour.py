@@ -34,7 +34,7 @@ def test_the_last_is_heard_like_the_first(recognizer: Callable[[int], Recognizer
     starts, transcripts, memory = list[int](), list[str](), list[int]()
     with (
         running(app.build(house)) as at,
-        connect(f"ws://{at}/v1/realtime?intent=transcription", ping_timeout=None) as socket,
+        connect(f"ws://{at}/v1/realtime?intent=transcription", ping_interval=None) as socket,
     ):
         socket.send(json.dumps({"type": "session.update", "session": SESSION}))
 
