@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 Replay = Callable[..., Tensor]
-AFTER = 8  # a recording costs about as much time as it saves in so many steps of a small model
+AFTER = 24  # a recording costs about as much time as it saves in so many steps of a small model
 ONE_AT_A_TIME = Lock()  # torch.jit.trace knows one tracing a process
 KEEP = 64  # kinds of arguments remembered; one more, and the oldest is forgotten
 

@@ -25,7 +25,9 @@ from vivavoce.speech.nn.packed import (
     prepare,
     supported,
 )
+from vivavoce.streaming.buffers import count_mask
 from vivavoce.streaming.chain import Chain
+from vivavoce.streaming.replay import Replays
 
 CONFIG = EncoderConfig(mels=80, width=32, layers=2, heads=4, hidden=48, channels=8)
 SUPPORTED = supported()
@@ -149,6 +151,29 @@ def test_ragged_sessions_equal_themselves_alone(precision: Precision) -> None:
     for x, y, lookahead in zip(streams, out, lookaheads, strict=True):
         expected = one_pass(chain, x, lookahead)
         assert worst(y, expected) <= streaming_bound(precision, expected, x, lookahead)
+
+
+@pytest.mark.parametrize("precision", SUPPORTED)
+def test_replays_change_nothing(precision: Precision) -> None:
+    """Weights of every layer, caches full and less full, rows that bring all or less: to the bit."""
+    encoder = prepare(make_encoder(), precision)
+    replays = Replays(encoder.replays.layers, after=0) if encoder.replays else None
+    assert replays is not None
+    states = [encoder.init_state(3) for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(40):
+        frames = (1, 3, 1, 2)[step % 4]
+        mel = torch.randn(3, 8 * frames, 80, generator=generator)
+        all_full = torch.full((3,), 8 * frames)
+        valid = all_full if step % 3 else 8 * torch.randint(0, frames + 1, (3,), generator=generator)
+        out = []
+        for state, encoder.replays in zip(states, (replays, None), strict=True):
+            y, count = encoder.step(mel, state, valid, valid < 0, frames - 1)
+            out.append(y.masked_fill(~count_mask(count, y.shape[1])[..., None], 0.0))
+        assert torch.equal(*out)
+    for (name, ours), theirs in zip(states[0].to_dict().items(), states[1].to_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert replays.of((torch.Size((3, 1, 32)), torch.Size((3, 1, 1, 71)), 0), mel) is not None
 
 
 def test_a_copy_is_prepared_and_the_original_still_trains() -> None:
