@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 SESSION = {"type": "transcription", "audio": {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}}
-FRAME_SECONDS = 0.04  # between the 20 ms of a browser's page and the 100 of most scripts
+FRAME_SECONDS = 0.1
 SETTLE = 1.0  # seconds after callers came before it counts
 STALE = 3.0  # seconds without a word in running speech: the server has stopped answering
 
