@@ -36,7 +36,7 @@ def tap_width(config: EncoderConfig) -> int:
 class Squeezed(Subsampling):
     """A subsampling that sends what its second convolution gives through `between`: (B, 2 T, width) -> the same."""
 
-    between: Callable[[Tensor], Tensor] | None = None
+    between: Callable[[Tensor], Tensor] | None  # no default here: it would hide a module that is set
 
     @classmethod
     def of(cls, other: Subsampling, between: Callable[[Tensor], Tensor] | None = None) -> Self:

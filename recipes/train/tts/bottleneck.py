@@ -64,8 +64,9 @@ def outside(pcm: Tensor) -> str:
     return hear(torch.from_numpy(soxr.resample(pcm.numpy(), RATE, mel.RATE)))
 
 
-def ways(model: str, converter: Converter, voice: Voice, steps: Sequence[int]) -> dict[str, Callable[[Tensor], str]]:
-    """Names of rows, and how each comes by its words."""
+def ways(model: str, converter: Converter, voice: Voice, steps: Sequence[int],
+         inside: bool = False) -> dict[str, Callable[[Tensor], str]]:
+    """Names of rows, and how each comes by its words; inside: only those of the recogniser itself."""
     loaded = checkpoint.load(model)
     recognizer = Recognizer(loaded.model, loaded.tokenizer, decoder="greedy")
 
@@ -76,8 +77,10 @@ def ways(model: str, converter: Converter, voice: Voice, steps: Sequence[int]) -
         with through(loaded.model, converter.tokenizer):
             return plain(pcm)
 
-    named: dict[str, Callable[[Tensor], str]] = {
-        f"{model}": plain, f"{model}, through the tokens": squeezed, "pocketsphinx": outside}
+    named: dict[str, Callable[[Tensor], str]] = {f"{model}": plain, f"{model}, through the tokens": squeezed}
+    if inside:
+        return named
+    named["pocketsphinx"] = outside
     for n in steps:
         named[f"pocketsphinx, converted in {n} step{'s' * (n > 1)}"] = (
             lambda pcm, n=n: hear(converter.convert(voice, pcm, steps=n, lookahead=LOOKAHEAD)))  # type: ignore[misc]
@@ -99,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, action="append", help="its dev split is heard; may be given again")
     parser.add_argument("--limit", type=count, default=20, metavar="N", help="recordings each (default: %(default)s)")
     parser.add_argument("--steps", default="1,4", help="numbers of solver steps (default: %(default)s)")
+    parser.add_argument("--inside", action="store_true", help="only by the recogniser it was cut from, unconverted")
     parser.add_argument("--threads", type=count, default=1, metavar="N")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -107,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         spoken = [(u.text, level(audio.read(u.path, RATE))) for u in manifest.load(corpus, "dev") if u.text]
         spoken = spoken[: args.limit]
         print(f"\n{corpus.name}, {len(spoken)} dev recordings\n\n| heard by | CER % (95 %) | WER % |\n|---|---|---|")
-        for name, listen in ways(args.model, converter, voice, [int(n) for n in args.steps.split(",")]).items():
+        for name, listen in ways(args.model, converter, voice, [int(n) for n in args.steps.split(",")],
+                                 args.inside).items():
             print(row(name, [score(text, listen(pcm)) for text, pcm in spoken]), flush=True)
         many, used, alike = codes(converter.tokenizer, spoken)
         print(f"\n{many} tokens, {used} of {converter.tokenizer.config.codes} codes in use, perplexity {alike:.0f}")

@@ -35,7 +35,7 @@ from vivavoce.speech.asr.score import Score, interval, score, total
 from vivavoce.speech.text import normalize
 from vivavoce.speech.tts.synthesizer import Synthesizer
 
-from .measure import hear
+from .measure import hear, insert
 
 RATE = 24_000
 OURS = "ours"
@@ -237,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--heard", type=Path, metavar="FILE",
                         help="keep what was heard there; what it holds of the sentences is not heard again")
     parser.add_argument("--worst", type=count, metavar="N", help=f"list the N sentences of {OURS} heard worst")
+    parser.add_argument("--into", type=Path, metavar="DOC.md", help="put the table between its markers named judge")
     parser.add_argument("--threads", type=count, default=2, metavar="N")
     parser.add_argument("--json", action="store_true", help="rows as JSON")
     args = parser.parse_args(argv)
@@ -256,7 +257,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps({"rows": [asdict(row) for row in found], "streaming_difference": apart}))
         return 0
-    print("\n".join([*table(found), "", f"streamed word by word against at once: largest difference {apart:.1e}"]))
+    lines = [*table(found), "", f"Streamed word by word against at once, {len(own)} sentences: largest difference "
+             f"{apart:.1e} of full scale."]  # fmt: skip
+    print("\n".join(lines))
+    if args.into:
+        insert(args.into, "judge", lines)
     if args.worst:
         print("\n".join(["", f"Heard worst by {next(iter(by))}:", "", *worst(own, next(iter(by)), args.worst)]))
     return 0

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vivavoce.recipes.data import manifest
+from vivavoce.recipes.tables import replace
 from vivavoce.speech import audio
 from vivavoce.speech.asr.score import Score, score, total
 from vivavoce.speech.errors import MissingDependency
@@ -228,6 +229,11 @@ def plot(found: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def insert(document: Path, name: str, lines: Sequence[str]) -> None:
+    """Put lines between a document's markers of that name. Raises BadConfig when it does not have them."""
+    document.write_text(replace(document.read_text("utf-8"), name, ["", *lines, ""], str(document)), "utf-8")
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m vivavoce.recipes.train.tts.measure", description=__doc__)
     parser.add_argument("voice", help="a shipped voice or a folder")
@@ -236,6 +242,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=0, help="only so many sentences")
     parser.add_argument("--out", type=Path, help="write the sound there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw steps against quality there")
+    parser.add_argument("--into", type=Path, metavar="DOC.md", help="put the table between its markers named measure")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -244,6 +251,8 @@ def main(argv: list[str]) -> int:
         found = rows(Voice.load(args.voice), sentences[: args.limit or None], [int(s) for s in args.steps.split(",")],
                      args.out)
     print("\n".join(table(found)))
+    if args.into:
+        insert(args.into, "measure", table(found))
     if args.plot:
         plot(found, args.plot)
     return 0

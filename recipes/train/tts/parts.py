@@ -22,7 +22,7 @@ from vivavoce.speech.tts.convert import Converter, ConverterConfig
 from vivavoce.speech.tts.phones import SYMBOLS
 from vivavoce.speech.tts.planner import Planner, PlannerConfig
 from vivavoce.speech.tts.token_voice import TokenVoice, TokenVoiceConfig
-from vivavoce.speech.tts.tokens import SpeechTokenizer
+from vivavoce.speech.tts.tokens import HOP, SpeechTokenizer
 from vivavoce.speech.tts.vocoder import Vocoder
 from vivavoce.speech.tts.voice import Voice
 from vivavoce.speech.tts.writer import Writer, WriterConfig
@@ -192,9 +192,10 @@ def _new_planner(config: TrainConfig, tokenizer: SpeechTokenizer) -> Planner:
 
 
 def _new_writer(config: TrainConfig, tokenizer: SpeechTokenizer) -> Writer:
-    c = config.writer_training
+    c, often = config.writer_training, HOP // tokenizer.config.hop  # bounds are of 12.5 tokens a second
     return Writer(WriterConfig(len(SYMBOLS), tokenizer.config.codes, tokenizer.fingerprint(), c.width, c.hidden,
-                               c.layers, c.heads, c.read, c.write))
+                               c.layers, c.heads, c.read, c.write * often, WriterConfig.least * often,
+                               WriterConfig.most * often))
 
 
 def weights(folder: Path, name: PartName) -> dict[str, Tensor]:

@@ -28,9 +28,10 @@ from .tokens import at_low_rate, frames_of
 
 @dataclass(frozen=True)
 class WriterTraining:
-    """width, hidden, layers, heads, read, write: of the writer (see `WriterConfig`); items: of a batch, about; longest:
-    frames of one utterance; lookahead: of the encoder that makes its tokens; interleaved: share of utterances laid out
-    in turns; dropped: share of the tokens read that are replaced by others, as the model's own will be wrong too."""
+    """width, hidden, layers, heads, read, write: of the writer (see `WriterConfig`; write is for 80 ms tokens); items:
+    of a batch, about; longest: frames of one utterance; lookahead: of the encoder that makes its tokens; interleaved:
+    share of utterances laid out in turns; dropped: share of the tokens read that are replaced by others, as the model's
+    own will be wrong too."""
 
     width: int = 192
     hidden: int = 512

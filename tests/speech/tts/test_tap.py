@@ -52,12 +52,13 @@ def test_an_encoder_goes_on_from_the_tap_as_if_it_were_not_there() -> None:
     assert seen[0].shape == (2, PAIR * int(count.max()), tap_width(CONFIG))
 
 
-def test_what_lies_between_changes_what_the_encoder_hears() -> None:
+@pytest.mark.parametrize("between", [torch.zeros_like, torch.nn.Threshold(1e9, 0.0)])
+def test_what_lies_between_changes_what_the_encoder_hears(between: Callable[[Tensor], Tensor]) -> None:
     encoder = make_encoder()
     mels, frames = torch.randn(1, 40, 80, dtype=torch.float64), torch.tensor([40])
     with torch.no_grad():
         plain, _ = encoder(mels, frames, 1)
-        encoder.subsampling = Squeezed.of(encoder.subsampling, torch.zeros_like)
+        encoder.subsampling = Squeezed.of(encoder.subsampling, between)
         assert not torch.allclose(plain, encoder(mels, frames, 1)[0], atol=1e-3)
 
 

@@ -75,3 +75,6 @@ def test_the_command_prints_a_row_for_each_way(
     assert "| pocketsphinx, converted in 1 step | 0.0 (0.0–0.0) | 0.0 |" in out
     assert "| pocketsphinx | 0.0 (0.0–0.0) | 0.0 |" in out
     assert "of 12 codes in use" in out
+    assert bottleneck.main([str(tmp_path / "converter"), "--voice", str(tmp_path / "voice"), "--model",
+                            str(recogniser), "--corpus", str(corpus), "--inside"]) == 0  # fmt: skip
+    assert "pocketsphinx" not in capsys.readouterr().out

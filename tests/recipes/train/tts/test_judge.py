@@ -89,7 +89,10 @@ def test_streaming_is_compared_with_speaking_at_once() -> None:
     assert difference(synthesizer, text, pcm[:-1]) == float("inf")
 
 
-def test_the_command_prints_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                 tmp_path: Path) -> None:
+    document = tmp_path / "doc.md"
+    document.write_text("a\n<!-- judge:begin -->\nold\n<!-- judge:end -->\nz\n")
     monkeypatch.setattr(module, "load_voice", lambda source: ToyVoice())
     monkeypatch.setattr(module, "judges", lambda model: {"deaf": lambda pcm: ""})
     monkeypatch.setattr(module, "PEERS", {})
@@ -98,7 +101,9 @@ def test_the_command_prints_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert told["streaming_difference"] == 0.0
     assert {row["set"] for row in told["rows"]} == {"short", "numbers", "long", "everyday", "novels", "all"}
     assert all(row["cer"] == 1.0 for row in told["rows"])
-    assert module.main(["--limit", "1", "--threads", "1", "--only", OURS, "--worst", "2"]) == 0
+    assert module.main(["--limit", "1", "--threads", "1", "--only", OURS, "--worst", "2", "--into", str(document)]) == 0
     told = capsys.readouterr().out
-    assert "largest difference 0.0e+00" in told
+    assert "largest difference 0.0e+00 of full scale" in told
     assert told.count("| 100 |") == 2
+    assert "old" not in document.read_text()
+    assert "| all, 5 | ours | deaf | 100.0 " in document.read_text()
