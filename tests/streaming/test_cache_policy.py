@@ -106,3 +106,19 @@ def test_fading_lets_old_surprises_go() -> None:
 def test_numbers_that_make_no_cache_are_refused(make: Callable[[], CachePolicy]) -> None:
     with pytest.raises(ValueError, match=r"SinkRing|EntropyRetained"):
         make()
+
+
+@pytest.mark.parametrize(
+    "policy", [SinkRing(2, 5, 3), SinkRing(0, 4, 0), Window(window=6, slack=2), KeepAll(window=30)]
+)
+def test_the_seat_of_a_token_is_its_entry_and_its_end(policy: CachePolicy) -> None:
+    index = torch.arange(30)
+    both = zip(policy.entry(index).tolist(), policy.lifetime(index).tolist(), strict=True)
+    assert [policy.seat(i) for i in range(30)] == list(both)
+
+
+def test_where_a_token_will_live_is_unknown_to_a_policy_that_looks_at_what_was_said() -> None:
+    policy = EntropyRetained()
+    for ask in (lambda: policy.entry(torch.arange(3)), lambda: policy.seat(3)):
+        with pytest.raises(ValueError, match="depends on what has been kept"):
+            ask()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from streams import one_pass
 from torch import Tensor
 
 from vivavoce.speech.llm.config import LlmConfig
@@ -14,6 +15,7 @@ from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.lean import hide
 from vivavoce.speech.llm.model import DecoderState, LanguageModel
 from vivavoce.streaming.cache_policy import CachePolicy, KeepAll, SinkRing, Window
+from vivavoce.streaming.eight_bits import Kept
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -59,6 +61,26 @@ def test_it_equals_the_plain_way(kind: str, policy: CachePolicy) -> None:
             back = torch.minimum(back, torch.tensor([1, 0, policy.slack, 0]))
             for state in (mine, other):
                 state.cache.rollback(policy, back)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_sessions_that_are_alike_to_the_token_equal_the_plain_way(slots: int) -> None:
+    lean, plain = both(decoder(qk_norm=True), SinkRing(2, 6, 3))
+    mine, other, ones = lean.init_state(slots), plain.init_state(slots), torch.ones(slots, dtype=torch.int64)
+    for i, x in enumerate(torch.randint(0, 30, (30, slots, 1), generator=torch.Generator().manual_seed(4))):
+        torch.testing.assert_close(step(lean, mine, x, ones), step(plain, other, x, ones), rtol=0, atol=1e-10)
+        assert torch.equal(mine.cache.life, other.cache.life)
+        if i % 8 == 7:
+            for state in (mine, other):
+                state.cache.rollback(lean.policy, 2 * ones)
+
+
+@pytest.mark.parametrize("kept", ["int8", "fp8"])
+def test_a_session_alone_in_eight_bits_steps_as_it_runs_offline(kept: Kept) -> None:
+    model, tokens = LanguageModel(decoder(), SinkRing(2, 6, 3), kept=kept), torch.arange(20)
+    state, one = model.init_state(1), torch.tensor([1])
+    stepped = [step(model, state, x[None, None], one)[0] for x in tokens]
+    torch.testing.assert_close(torch.cat(stepped), one_pass(model, tokens), rtol=0, atol=1e-10)
 
 
 def test_embeddings_go_in_like_tokens() -> None:
