@@ -24,7 +24,7 @@ from websockets.exceptions import WebSocketException
 
 SESSION = {"type": "transcription", "audio": {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}}
 FRAME_SECONDS = 0.1
-SETTLE = 1.0  # seconds after callers came before it counts
+SETTLE = 1.5  # seconds after callers came before it counts
 STALE = 3.0  # seconds without a word in running speech: the server has stopped answering
 
 

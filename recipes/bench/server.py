@@ -98,7 +98,7 @@ def measure(quick: bool) -> list[Row]:
     def recognizer(slots: int) -> Recognizer:
         return Recognizer(loaded.model, loaded.tokenizer, slots=slots, ngram=loaded.ngram)
 
-    hold, budget = (2.0, 17.0) if quick else (10.0, 150.0)
+    hold, budget = (2.0, 19.0) if quick else (10.0, 150.0)
     most = 512 if torch.cuda.is_available() else 128
     with tempfile.TemporaryDirectory() as folder:
         pcm = Path(folder) / "speech.pcm"
