@@ -55,7 +55,7 @@ class Squeezed(Subsampling):
         x = self.tapped(mel, seen, first, below, valid)
         if self.between is not None:
             x = self.between(x)
-        x = x.unflatten(-1, (-1, self.convs[1].out_channels))  # type: ignore[arg-type]
+        x = x.unflatten(-1, (-1, self.convs[1].out_channels))
         for _ in range(2):
             first, seen = (first + 1) // 2, torch.where(seen > 0, self.length(seen), 0)
         x = self._within(x, first, seen, valid)

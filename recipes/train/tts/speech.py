@@ -192,7 +192,7 @@ def stand_ins(aligned: Iterable[Aligned | None]) -> dict[int, int]:
     """For each symbol that was hardly ever heard the one like it that was heard most: another end of a sentence, the
     same vowel under another stress."""
     counts = Counter(phone for a in aligned if a for phone in a.phones)
-    out = {}
+    out: dict[int, int] = {}
     for group in ALIKE:
         ids = [IDS[symbol] for symbol in group]
         most = max(ids, key=lambda i: counts[i])
