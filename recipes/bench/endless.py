@@ -1,8 +1,9 @@
 """`vivavoce bench endless`: the perplexity of prose that never ends, by what the cache keeps.
 
 Streams the held-out end of a prose corpus through one session for each policy, as one conversation of hours would go,
-and writes a table and a plot: sinks and a ring hold, a plain window of the same size does not (StreamingLLM,
-arXiv 2309.17453). State and time a token do not depend on how far the stream has come.
+and writes a table and a plot: sinks and a ring; a plain window of the same size, which a model that has learnt to lean
+on its first tokens does not survive (StreamingLLM, arXiv 2309.17453); and over the first tokens everything kept, past
+what the model was trained on. State and time a token do not depend on how far the stream has come.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vivavoce.recipes.train.backbone.data import SINK, prose
 from vivavoce.speech.errors import BadConfig, MissingDependency
 from vivavoce.speech.llm.hub import load
 from vivavoce.speech.llm.model import LanguageModel
-from vivavoce.streaming.cache_policy import CachePolicy, SinkRing, Window
+from vivavoce.streaming.cache_policy import CachePolicy, KeepAll, SinkRing, Window
 
 CORPUS = "novels_pd_extra.txt.xz"
 SLACK = 191  # a block of 192 tokens at a time; what is seen does not depend on it
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, policy in policies(args.window).items():
         found[name] = list(parts(LanguageModel(loaded.decoder, policy), stream, args.every))
         say(f"{name}: perplexity {overall(found[name]):.1f}")
+    start = stream[: args.start + 1]
+    for name, policy in (("everything kept", KeepAll(window=len(start))), next(iter(policies(args.window).items()))):
+        found[f"{name}, start"] = list(parts(LanguageModel(loaded.decoder, policy), start, max(args.start // 12, 1)))
     Console().print(table(found))
     if args.plot:
         plot(found, args.plot)
@@ -74,7 +78,7 @@ def policies(window: int) -> Mapping[str, CachePolicy]:
 @torch.no_grad()
 def parts(model: LanguageModel, stream: Tensor, every: int) -> Iterator[Part]:
     """One session fed `stream` (n,), reported every so many tokens; the first token is predicted by nothing."""
-    state, block = model.init_state(1), model.policy.block
+    state, block = model.init_state(1), min(model.policy.block, SLACK + 1)
     loss, tokens, began, before = 0.0, 0, time.perf_counter(), stream.new_zeros(0)
     for chunk in stream[:-1].split(block):
         n = torch.tensor([len(chunk)])
@@ -117,7 +121,7 @@ def plot(found: Mapping[str, Sequence[Part]], path: Path) -> None:
     for name, ps in found.items():
         ends = torch.tensor([p.tokens for p in ps]).cumsum(0).tolist()
         axes.plot(ends, [p.perplexity for p in ps], label=name)
-    axes.set(xlabel="tokens of the stream", ylabel="perplexity", yscale="log")
+    axes.set(xlabel="tokens of the stream", ylabel="perplexity", xscale="log", yscale="log")
     axes.legend()
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--tokens", type=count, default=200_000, metavar="N", help="of the stream (default: %(default)s)")
     p.add_argument("--window", type=count, default=256, metavar="N", help="tokens in view (default: %(default)s)")
     p.add_argument("--every", type=count, default=5000, metavar="N", help="tokens a part (default: %(default)s)")
+    p.add_argument("--start", type=count, default=6144, metavar="N",
+                   help="tokens over which everything is kept, too (default: %(default)s)")  # fmt: skip
     p.add_argument("--threads", type=count, default=2, metavar="N", help="of the CPU (default: %(default)s)")
     p.add_argument("--plot", type=Path, metavar="PNG", help="where to draw it")
     return p

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from vivavoce.recipes.bench import backbone
-from vivavoce.recipes.bench.backbone import WAYS, Plan, bench_backbone, main, shape
+from vivavoce.recipes.bench.backbone import WAYS, Plan, bench_backbone, main, same, shape
 from vivavoce.recipes.bench.report import Different, Row
 from vivavoce.speech.errors import MissingDependency
+from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.nn.packed import supported
 
 SMALL = {"tiny": shape(16, 2, 4, 2, 24, 50)}
@@ -56,12 +57,29 @@ def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
 
 def test_unequal_tokens_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="the peer it compares with is not installed")
-    monkeypatch.setattr(backbone, "replies", lambda *_: [[0]])
+    monkeypatch.setattr(backbone, "replies", lambda _, prompts, tokens: [[0] * tokens for _ in prompts])
     with pytest.raises(Different, match="greedy tokens differ"):
         bench_backbone(TINY)
     monkeypatch.setattr(backbone, "last_again", lambda model, _, tokens: torch.ones(1, 16))
     with pytest.raises(Different, match="scores differ"):
         bench_backbone(TINY)
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(1e-5, True), (1e-3, False)])
+def test_tokens_may_differ_only_from_where_two_are_as_good(gap: float, expected: bool) -> None:
+    config = shape(16, 2, 4, 2, 24, 50)
+    decoder = Decoder(config).requires_grad_(False)
+    scores = decoder.double().logits(decoder(torch.tensor([[1, 2, 3]]))[0, -1])
+    best = int(scores.argmax())
+    other = (best + 1) % 50
+    head = torch.nn.Linear(config.width, 50, dtype=torch.float64).requires_grad_(False)
+    head.weight.copy_(decoder.embed.weight)
+    head.bias.zero_()
+    head.bias[other] = scores[best] - scores[other] - gap
+    decoder.head = head
+    assert same(decoder, [1, 2], [3, best, 7], [3, other, 9]) == expected
+    assert same(decoder, [1, 2], [3, other, 7], [3, best, 9]) == expected
+    assert same(decoder, [1, 2], [3, 4], [3, 4])
 
 
 def test_quick_measures_the_smaller_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,8 @@ def test_the_command_prints_a_table_and_draws_a_plot(tmp_path: Path, capsys: pyt
     tokenizer = train_tokenizer(["a line of prose"], 280)
     save(decoder(300), tmp_path / "model", tokenizer=tokenizer, template=ChatTemplate(TEMPLATE))
     words = ["--model", str(tmp_path / "model"), "--data", str(tmp_path), "--tokens", "300", "--window", "32",
-             "--every", "100", "--threads", "1", "--plot", str(tmp_path / "docs" / "endless.png")]  # fmt: skip
+             "--every", "100", "--threads", "1", "--start", "60",
+             "--plot", str(tmp_path / "docs" / "endless.png")]  # fmt: skip
     with pytest.raises(BadConfig, match="no such corpus"):
         main(words)
     (tmp_path / "text").mkdir()
@@ -60,5 +61,7 @@ def test_the_command_prints_a_table_and_draws_a_plot(tmp_path: Path, capsys: pyt
         f.writelines("a line of prose\n" for _ in range(100))
     pytest.importorskip("matplotlib", reason="the plot needs it; ./setup test installs it")
     assert main(words) == 0
-    assert "300" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "300" in printed
+    assert printed.count("start") == 2
     assert (tmp_path / "docs" / "endless.png").stat().st_size > 1000
