@@ -1,7 +1,7 @@
 """The user's side of a conversation: audio in, utterances out.
 
-With turn detection, audio goes to the voice room first and to the recogniser only as far as it was watched there and
-found to be speech, so that the same audio gives the same words whatever the pace it comes at. Without, all audio is one
+With turn detection, audio goes to the voice room, and to the recogniser as far as that has found the utterance to go on
+for certain, so that the same audio gives the same words whatever the pace it comes at. Without, all audio is one
 utterance until the client commits it. Each utterance is one stream of the recogniser and becomes one item. What
 happened comes back as `Note`s for the conversation to act on. Positions are samples at 16 kHz since the session began.
 """
@@ -55,6 +55,7 @@ class Listener:
         self._recent_from = self.total = 0
         self._watch: int | None = None
         self._watch_base = self._watched = 0
+        self._certain = 0  # an open utterance cannot end before this
         self._last_stop = 0  # where the speech of the last utterance ended
         self._commits: list[tuple[int, str | None]] = []  # the client's that wait: all it had sent by then, event id
         self.open: Utterance | None = None
@@ -81,6 +82,7 @@ class Listener:
             self._unwatch()
         elif before.turn_detection != input.turn_detection and self._watch is not None:
             self._out.put(signals.ConfigureWatching(self._watch, self._rule()))
+            self._certain = 0  # that was by the rule before
         frames, _ = self._clock.lookahead_frames(extension.lookahead_ms)
         self._lookahead.set(frames, extension.adaptive_lookahead)
         self._look()
@@ -134,7 +136,8 @@ class Listener:
             else:
                 notes += self._speech_ended(at, self._watch_base + event.decided_at, event.reason, now)
         self._watched = max(self._watched, min(self._watch_base + voiced.at_sample, self.total))
-        self._feed(self._watched)
+        self._certain = self._watch_base + voiced.certain if self.open else 0
+        self._feed_ahead()
         self._trim()
         return notes + self._committed(self._watched + WINDOW - 1, now)  # less than a window is never watched
 
@@ -232,6 +235,7 @@ class Listener:
             self._out.put(signals.StartWatching(self._watch, self._rule()))
         self._recent = np.concatenate([self._recent, pcm])
         self._out.put(signals.Watch(self._watch, pcm))
+        self._feed_ahead()
         return begun
 
     def _speech_started(self, at: int) -> list[Note]:
@@ -261,6 +265,11 @@ class Listener:
         self._out.put(signals.StartHearing(self.open.stream, self._looking))
         return [Began(self.open)]
 
+    def _feed_ahead(self) -> None:
+        """What was watched, and what will be part of the utterance whatever it holds."""
+        ahead = min([self._certain, *(at for at, _ in self._commits[:1])])
+        self._feed(min(max(self._watched, ahead), self.total))
+
     def _feed(self, upto: int) -> None:
         if self.open is not None and not self.open.manual and upto > self.open.fed:
             begin = self.open.fed - self._recent_from
@@ -273,7 +282,7 @@ class Listener:
             self._out.put(signals.Hear(self.open.stream, pcm))
 
     def _end(self, stop: int, now: int) -> list[Note]:
-        utterance, self.open = self.open, None
+        utterance, self.open, self._certain = self.open, None, 0
         assert utterance is not None
         utterance.stop, utterance.decided = stop, now
         utterance.waited, utterance.quiet_since = now - (utterance.quiet_since or now), None
@@ -350,7 +359,7 @@ class Listener:
     def _drop(self) -> None:
         if self.open is not None and not self.open.over:
             self._out.put(signals.CloseHearing(self.open.stream))
-        self.open = None
+        self.open, self._certain = None, 0
 
     def _unwatch(self) -> None:
         if self._watch is not None:

@@ -235,7 +235,7 @@ class Shell:
             self.feed(s.Unwatched(watch, str(event.error)))
             return
         self._less(watch, event.taken)
-        self.feed(s.Voiced(watch, event.at_sample, event.events))
+        self.feed(s.Voiced(watch, event.at_sample, event.events, event.certain))
 
     def _from_speaking(self, speech: int, event: speaking.Spoken | speaking.Hoarse) -> None:
         if isinstance(event, speaking.Hoarse):

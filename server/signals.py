@@ -64,11 +64,13 @@ class Deaf:
 
 @dataclass(frozen=True)
 class Voiced:
-    """Voice activity of a watch, up to at_sample since it began."""
+    """Voice activity of a watch, up to at_sample since it began. certain: what is being said goes on to this sample at
+    least."""
 
     watch: int
     at_sample: int
     events: tuple[TurnEvent, ...] = ()
+    certain: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vivavoce.speech.turn import Turn, TurnConfig, TurnEvent
+from vivavoce.speech.turn import Turn, TurnConfig, TurnEvent, TurnState
 from vivavoce.speech.vad import WINDOW, Vad, VadState
 from vivavoce.streaming.engine import Engine, Slot
 from vivavoce.streaming.state import slots_tensor
@@ -32,12 +32,13 @@ WINDOWS = 16  # of one session in one step, so that one who sends faster than sp
 @dataclass(frozen=True)
 class Voice:
     """What the windows up to at_sample held: events in order, and the last window's probability of speech. taken: how
-    many samples those are."""
+    many samples those are. certain: while somebody speaks, the utterance cannot end before this sample; else 0."""
 
     at_sample: int
     taken: int
     events: tuple[TurnEvent, ...]
     probability: float
+    certain: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class VoiceRoom(Room):
         events = self._turn.step(padded, turns, valid, torch.zeros(len(rows), dtype=torch.bool), blank)
         self._turns.copy_slots_(index, turns, torch.arange(len(rows)))
         return [
-            Voice(row.at_sample, len(feeds[_slot(row)]), tuple(e), float(p[-1]))
-            for row, e, p in zip(rows, events, speech, strict=True)
+            Voice(row.at_sample, len(feeds[_slot(row)]), tuple(e), float(p[-1]), c)
+            for row, e, p, c in zip(rows, events, speech, _certain(turns).tolist(), strict=True)
         ]
 
     def admit(self, watching: Watching, config: TurnConfig | None) -> None:
@@ -160,6 +161,12 @@ class VoiceRoom(Room):
         self._inside.remove(watching)
         self._engine.close(_slot(watching))
         self.leave()
+
+
+def _certain(turns: TurnState) -> Tensor:
+    """(slots,), see `Voice`: even if silence began with the last sound, it has to last, or the utterance to be cut."""
+    goes_on = torch.minimum(turns.voiced + turns.end_silence, turns.onset + turns.max_utterance)
+    return goes_on * turns.speaking
 
 
 def _slot(watching: Watching) -> Slot:

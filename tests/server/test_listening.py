@@ -45,6 +45,32 @@ def test_the_same_audio_is_heard_the_same_however_fast_it_comes() -> None:
     assert (heard[0][0][0], heard[0][0][-1]) == (10_240 - 4800, 40_959 - 65_536)  # padding and all
 
 
+def test_what_must_be_part_of_the_utterance_is_heard_before_it_was_watched() -> None:
+    sound, talk, ahead = np.arange(64_000).astype("<i2"), at_16k(Talk("transcription")), list[int]()
+    for seen in range(512, 64_001, 512):
+        talk.frame(sound[seen - 512 : seen].tobytes())
+        speaking = 12_288 <= seen < 40_960
+        behind = max(0, seen - 2048)  # the voice room is late
+        certain = min(behind, 32_768) + 8000 if 12_288 <= behind < 40_960 else 0
+        talk.room(signals.Voiced(1, behind, when(behind - 512, behind), certain))
+        if speaking and seen > 16_384:
+            ahead.append(10_240 - 4800 + sum(len(a.pcm) for a in talk.all(signals.Hear)) - behind)
+    assert min(ahead[:8]) >= 1536  # all but the newest block, which was not there yet when it was certain
+    pcm = np.concatenate([a.pcm for a in talk.all(signals.Hear)])
+    assert np.array_equal(np.rint(pcm * 32768).astype("<i2"), sound[10_240 - 4800 : 40_960])  # and not a sample more
+
+
+def test_no_certainty_reaches_beyond_a_commit() -> None:
+    talk = Talk("transcription")
+    talk.starts()
+    talk.audio(100)
+    talk.send("input_audio_buffer.commit")
+    at = talk.conversation.listener.total
+    talk.room(signals.Voiced(1, 1024, (), at + 8000))
+    talk.audio(400)  # said after it
+    assert sum(fed(talk).values()) == at
+
+
 def when(begin: int, end: int) -> tuple[SpeechStarted | SpeechEnded, ...]:
     """The voice's events of these windows."""
     started = [SpeechStarted(10_240)] if begin < 12_288 <= end else []

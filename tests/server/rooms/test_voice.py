@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vivavoce.recipes import sample
 from vivavoce.recipes.data.voices import say
 from vivavoce.server.rooms.room import Busy
-from vivavoce.server.rooms.voice import Mute, Voice, VoiceRoom
+from vivavoce.server.rooms.voice import Mute, Voice, VoiceRoom, _certain
 from vivavoce.speech.turn import SpeechEnded, SpeechStarted, Turn, TurnConfig, TurnEvent
 from vivavoce.speech.vad import WINDOW, Vad
 
@@ -115,3 +115,21 @@ def test_a_network_that_fails_ends_its_sessions_and_the_room_goes_on(
         room.open(sink.put).push(speech)
         assert events(sink, len(speech))
     assert "failed for 1 sessions" in caplog.text
+
+
+@pytest.mark.parametrize("config", [TurnConfig(end_silence=3000, end_blank=0), TurnConfig(max_utterance=9000)])
+def test_no_utterance_ends_before_it_was_certain_to_go_on(config: TurnConfig) -> None:
+    turn, promised, ends = Turn(config), 0, 0
+    state = turn.init_state(1)
+    generator = torch.Generator().manual_seed(0)
+    loud = (torch.rand(1000, generator=generator) > 0.5).repeat_interleave(4).float()
+    for probability in loud:
+        (found,) = turn.step(probability.view(1, 1), state, torch.tensor([1]), torch.tensor([False]))
+        for event in found:
+            if isinstance(event, SpeechEnded):
+                assert event.decided_at >= promised > 0
+                promised, ends = 0, ends + 1
+        now = int(_certain(state))
+        assert (now > 0) == bool(state.speaking)
+        promised = max(promised, now)
+    assert ends > 20
