@@ -114,7 +114,8 @@ def voiced(talk: Talk, watcher: Watcher, back: int, kinds: str) -> None:
             events.append(SpeechStarted(max(0, at - 3000)))
         else:
             events.append(SpeechEnded(max(0, at - 2000), at, "silence" if kind == "e" else "length"))
-    talk.room(signals.Voiced(newest(talk, signals.StartWatching, back), at, tuple(events)))
+    certain = at + 4000 if at % 1024 else 0
+    talk.room(signals.Voiced(newest(talk, signals.StartWatching, back), at, tuple(events), certain))
 
 
 def spoken(talk: Talk, watcher: Watcher, back: int, ms: int, last: bool) -> None:
