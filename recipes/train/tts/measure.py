@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -252,7 +253,8 @@ def main(argv: list[str]) -> int:
                      args.out)
     print("\n".join(table(found)))
     if args.into:
-        insert(args.into, "measure", table(found))
+        drawn = [f"\n![Steps against quality]({os.path.relpath(args.plot, args.into.parent)})"] if args.plot else []
+        insert(args.into, "measure", [*table(found), *drawn])
     if args.plot:
         plot(found, args.plot)
     return 0

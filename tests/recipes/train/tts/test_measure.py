@@ -63,6 +63,21 @@ def test_what_is_more_wrong_than_the_recording_is_told_sentence_by_sentence() ->
     assert 0.0 <= low < 0.1 < high <= 0.2
 
 
+def test_the_command_puts_table_and_plot_into_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "hear", lambda pcm: "a cat")
+    monkeypatch.setattr(measure.Voice, "load", lambda source: make_voice())
+    monkeypatch.setattr(measure.manifest, "load", lambda corpus, split: [])
+    monkeypatch.setattr(measure, "rows", lambda *_: [row])
+    row = measure.Row("spoken, 1 step", 1, 0.1, 0.2, -0.01, 0.02, measure.Figures(1.0, 0.1, 0.2, 1.0), 3.0)
+    (tmp_path / "docs").mkdir()
+    document = tmp_path / "docs" / "doc.md"
+    document.write_text("a\n<!-- measure:begin -->\nold\n<!-- measure:end -->\nz\n")
+    assert measure.main(["x", "--plot", str(tmp_path / "steps.png"), "--into", str(document)]) == 0
+    assert "old" not in document.read_text()
+    assert "| spoken, 1 step | 10.0 |" in document.read_text()
+    assert "(../steps.png)" in document.read_text()
+
+
 def test_text_becomes_sound_of_the_voice() -> None:
     one = measure.speak(make_voice(), "A cat.", steps=1)
     two = measure.speak(make_voice(), "A cat. A cat.", steps=1)
