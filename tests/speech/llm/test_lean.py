@@ -12,8 +12,10 @@ from torch import Tensor
 
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
+from vivavoce.speech.llm.layout import prepare
 from vivavoce.speech.llm.lean import hide
 from vivavoce.speech.llm.model import DecoderState, LanguageModel
+from vivavoce.speech.nn.packed import supported
 from vivavoce.streaming.cache_policy import CachePolicy, KeepAll, SinkRing, Window
 from vivavoce.streaming.eight_bits import Kept
 
@@ -35,8 +37,10 @@ def decoder(**options: Any) -> Decoder:
 
 
 def both(model: Decoder, policy: CachePolicy) -> tuple[LanguageModel, LanguageModel]:
+    """The lean way, soon replayed, and the plain one."""
     lean, plain = LanguageModel(model, policy), LanguageModel(model, policy)
     assert lean.lean is not None
+    lean.lean.replays.after = 2
     plain.turned, plain.lean = False, None
     return lean, plain
 
@@ -73,6 +77,20 @@ def test_sessions_that_are_alike_to_the_token_equal_the_plain_way(slots: int) ->
         if i % 8 == 7:
             for state in (mine, other):
                 state.cache.rollback(lean.policy, 2 * ones)
+
+
+@pytest.mark.skipif("fp16" not in supported(), reason="this CPU cannot run fp16 matrices")
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_replays_of_packed_layers_change_nothing(sessions: int) -> None:
+    model = prepare(decoder(qk_norm=True).float(), "fp16")
+    replayed, called = (LanguageModel(model, SinkRing(2, 6, 3)) for _ in range(2))
+    assert replayed.lean is not None
+    assert called.lean is not None
+    replayed.lean.replays.after, called.lean.replays.after = 0, 1000
+    states = replayed.init_state(sessions), called.init_state(sessions)
+    for x in torch.randint(0, 30, (30, sessions), generator=torch.Generator().manual_seed(4)):
+        assert torch.equal(replayed.decode(x, states[0]), called.decode(x, states[1]))
+    assert all(map(torch.equal, states[0].to_dict().values(), states[1].to_dict().values()))
 
 
 @pytest.mark.parametrize("kept", ["int8", "fp8"])
