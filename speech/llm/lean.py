@@ -187,7 +187,7 @@ class LeanLayer(nn.Module):
             to.copy_(new)
         else:
             rows.index_copy_(0, to, new.flatten(0, 1))
-        return turned.narrow(1, 0, h).unflatten(1, (groups, -1))
+        return turned.narrow(1, 0, h).view(len(x), groups, -1, self.head_dim)
 
 
 def _heads_norm(layer: Layer) -> Tensor:
