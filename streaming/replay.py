@@ -44,7 +44,8 @@ class Replays:
             return None
         made = self._made[kind] = _record(self.layers, example)
         for old in list(self._made)[: -self.keep]:
-            del self._made[old], self._asked[old]
+            self._made.pop(old, None)
+            self._asked.pop(old, None)
         return made
 
 

@@ -115,7 +115,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return cert, key
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here (Debian: apt install openssl)")
 def test_with_a_certificate_it_serves_https_and_wss(quick: Path, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     words = ["--port", "0", "--model", str(quick), "--device", "cpu", "--max-sessions", "2", "--voice", "none",

@@ -88,7 +88,7 @@ def test_calls_asked_before_the_end_are_answered_whatever_the_thread_did_meanwhi
 
 def until_asked(turns: Turns, n: int) -> None:
     while turns.asked < n:
-        time.sleep(0)  # lets the other threads on
+        time.sleep(0)  # no time passes: the threads that are to ask come on
 
 
 def test_turns_are_taken_one_at_a_time_in_the_order_they_were_asked_for() -> None:
