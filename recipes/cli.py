@@ -56,6 +56,7 @@ COMMANDS = {
     "data replies": Command("train.backbone.replies", "write the ready answers of a small language model"),
     "train folds": Command("train.asr.folds", "train a recogniser again on other folds and seeds, for the spread"),
     "train punctuation": Command("train.asr.punctuation", "train what writes punctuation and capitals"),
+    "train lm": Command("train.asr.neural_lm", "train the network beside the n-gram"),
     "data ngram": Command("train.asr.ngram", "estimate the language model of a beam search"),
 }
 

@@ -55,7 +55,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         choices=("auto", "greedy", "ctc", "beam", "rnnt", "tdt"),
         default="auto",
-        help="auto: beam search where the model has an n-gram beside it, else greedy (default)",
+        help="auto: beam search where the model has a language model beside it, else greedy (default)",
     )
     parser.add_argument(
         "--device",
@@ -143,7 +143,7 @@ def recognizers(args: argparse.Namespace) -> Callable[[int], Recognizer]:
     lay_out(loaded.model.encoder, getattr(args, "precision", "auto"))
 
     def make(slots: int) -> Recognizer:
-        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, decoder=args.decoder, ngram=loaded.ngram,
+        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, decoder=args.decoder, lm=loaded.lm,
                           gate=getattr(args, "gate", True), hotwords=getattr(args, "hotwords", ()))
 
     return make

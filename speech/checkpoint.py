@@ -18,25 +18,25 @@ from tokenizers import Tokenizer
 
 from . import config as configs
 from . import hub, nemo
+from .asr.lm import LanguageModel
 from .asr.model import AsrConfig, AsrModel
-from .asr.ngram import NGram
 from .errors import BadCheckpoint, MissingDependency
 from .foreign import rename
 from .weights import Parts, Precision, count_parameters, fit, pack, read, unpack, weight_files, write
 
-CONFIG, TOKENIZER, CARD, NGRAM = "config.json", "tokenizer.json", "README.md", "ngram.safetensors"
+CONFIG, TOKENIZER, CARD = "config.json", "tokenizer.json", "README.md"
 MODEL_TYPE = "vivavoce_asr"  # what `model_type` of config.json says in our own layout
 KINDS = (MODEL_TYPE, *hub.KINDS)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recogniser ready to run. source: the folder or archive it came from; ngram: what its beam search fuses."""
+    """A recogniser ready to run. source: the folder or archive it came from; lm: what its beam search fuses."""
 
     model: AsrModel
     tokenizer: Tokenizer
     source: Path
-    ngram: NGram | None = None
+    lm: LanguageModel | None = None
 
     @property
     def name(self) -> str:
@@ -50,8 +50,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Info:
-    """What `vivavoce models` shows. size: bytes of weights and n-grams; lookaheads: trained ones, in frames of 80 ms
-    (none: it hears whole utterances only); card: the text of README.md, or nothing."""
+    """What `vivavoce models` shows. size: bytes of weights and language models; lookaheads: trained ones, in frames of
+    80 ms (none: it hears whole utterances only); card: the text of README.md, or nothing."""
 
     name: str
     source: Path
@@ -68,7 +68,7 @@ def save(
     folder: str | Path,
     *,
     dtype: Precision = "float32",
-    ngram: NGram | None = None,
+    lm: LanguageModel | None = None,
 ) -> None:
     """Write the model's folder, weights last so that a folder with weights is complete. int8: one scale a row."""
     _check_tokenizer(model.config, tokenizer, "the tokenizer given")
@@ -77,9 +77,9 @@ def save(
     values = {"model_type": MODEL_TYPE, **configs.to_dict(model.config)}
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
     (folder / TOKENIZER).write_text(tokenizer.to_str())
-    if ngram is not None:
-        _check_ngram(model.config, ngram, "the n-gram model given")
-        ngram.save(folder / NGRAM)
+    if lm is not None:
+        _check_lm(model.config, lm, "the language model given")
+        lm.save(folder)
     write(pack(model, dtype), folder / "model.safetensors")
 
 
@@ -94,17 +94,17 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> Loaded:
     _check_tokenizer(parts.config, parts.tokenizer, str(path))
     model = AsrModel.empty(parts.config)
     fit(model, parts.tensors, str(path))
-    ngram = NGram.load(path / NGRAM) if (path / NGRAM).is_file() else None
-    if ngram is not None:
-        _check_ngram(parts.config, ngram, str(path / NGRAM))
-        ngram = ngram.to(device)
-    return Loaded(model.eval().to(device), parts.tokenizer, path, ngram)
+    lm = LanguageModel.load(path)
+    if lm is not None:
+        _check_lm(parts.config, lm, str(path))
+        lm = lm.to(device)
+    return Loaded(model.eval().to(device), parts.tokenizer, path, lm)
 
 
 def convert(source: str | Path, folder: str | Path, *, dtype: Precision = "float32") -> Info:
     """Read a model of any format and write it in ours; returns what was written."""
     loaded = load(source)
-    save(loaded.model, loaded.tokenizer, folder, dtype=dtype, ngram=loaded.ngram)
+    save(loaded.model, loaded.tokenizer, folder, dtype=dtype, lm=loaded.lm)
     return info(Path(folder))
 
 
@@ -126,7 +126,7 @@ def info(source: str | Path) -> Info:
         config.name,
         path,
         parameters,
-        sum(f.stat().st_size for f in [*files, *path.glob(NGRAM)]),
+        sum(f.stat().st_size for f in files) + LanguageModel.size(path),
         config.lookaheads,
         config.decoders,
         card.read_text() if card.is_file() else "",
@@ -236,8 +236,9 @@ def _check_tokenizer(config: AsrConfig, tokenizer: Tokenizer, where: str) -> Non
         )
 
 
-def _check_ngram(config: AsrConfig, ngram: NGram, where: str) -> None:
-    if ngram.pieces != config.pieces:
+def _check_lm(config: AsrConfig, lm: LanguageModel, where: str) -> None:
+    if lm.pieces != config.pieces:
         raise BadCheckpoint(
-            f"{where}: it knows {ngram.pieces} pieces, the model {config.pieces}; train it with the model's tokenizer"
+            f"{where}: its language model knows {lm.pieces} pieces, the recogniser {config.pieces}; train both with "
+            "one tokenizer"
         )

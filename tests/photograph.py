@@ -44,7 +44,7 @@ def main(out: Path) -> None:
     loaded = checkpoint.load(MODEL)
 
     def recognizer(slots: int) -> Recognizer:
-        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, ngram=loaded.ngram)
+        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, lm=loaded.lm)
 
     house = House.build(MODEL, recognizer, Vad.load(), places=2)
     with tempfile.TemporaryDirectory() as folder, running(app.build(house)) as address:

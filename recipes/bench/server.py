@@ -96,7 +96,7 @@ def measure(quick: bool) -> list[Row]:
     share_processors(loaded.model)
 
     def recognizer(slots: int) -> Recognizer:
-        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, ngram=loaded.ngram)
+        return Recognizer(loaded.model, loaded.tokenizer, slots=slots, lm=loaded.lm)
 
     hold, budget = (2.0, 19.0) if quick else (10.0, 150.0)
     most = 512 if torch.cuda.is_available() else 128

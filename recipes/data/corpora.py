@@ -109,20 +109,21 @@ def read(file: Path, dev: DevSentences, longest: int = 25, seed: int = 0, limit:
 
 
 def read_all(
-    folder: str | os.PathLike[str], dev: DevSentences, longest: int = 25, seed: int = 0, limit: int | None = None
+    folder: str | os.PathLike[str], dev: DevSentences, longest: int = 25, seed: int = 0, limit: int | None = None,
+    weights: Mapping[str, float] = WEIGHTS,
 ) -> list[tuple[Corpus, float]]:
-    """Every corpus that `WEIGHTS` names, with its share. Files of one name's beginning split its weight by size.
+    """Every corpus that `weights` names, with its share. Files of one name's beginning split its weight by size.
 
     Raises:
         BadConfig: the folder has none of them.
     """
     found: list[tuple[Corpus, float]] = []
-    for prefix, weight in WEIGHTS.items():
+    for prefix, weight in weights.items():
         group = [read(f, dev, longest, seed, limit) for f in sorted(Path(folder).glob(f"{prefix}*.xz"))]
         total = sum(len(c.sentences) for c in group)
         found += [(c, weight * len(c.sentences) / total) for c in group if c.sentences]
     if not found:
-        raise BadConfig(f"{folder}: none of the text corpora ({', '.join(WEIGHTS)}) as .xz files; check --text-dir")
+        raise BadConfig(f"{folder}: none of the text corpora ({', '.join(weights)}) as .xz files; check --text-dir")
     return found
 
 

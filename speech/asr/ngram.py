@@ -1,7 +1,7 @@
-"""An n-gram language model over subword pieces, small enough to lie beside the recogniser, and its scorer for the beam.
+"""An n-gram language model over subword pieces, small enough to lie beside the recogniser.
 
-recipes/train/asr/ngram.py estimates one from text and saves it as `ngram.safetensors`; checkpoint.py loads it with the
-model; `CtcBeam` asks `NGramScorer` what each next piece of each prefix is worth.
+recipes/train/asr/ngram.py estimates one from text and saves it as `ngram.safetensors`; lm.py loads it and asks it
+for the beam.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vivavoce.speech.errors import BadCheckpoint
-from vivavoce.streaming.state import State
 
 NOWHERE = -1  # the node of a context that the model has not kept
-WEIGHT, BONUS = 0.4, 1.5  # least word errors over three kinds of dev recordings
 
 
 class Files(NamedTuple):
@@ -178,37 +176,3 @@ def _steps(x: Tensor) -> tuple[Tensor, Tensor]:
     low, high = x.min(), x.max()
     size = ((high - low) / 255).clamp(min=1e-12)
     return torch.round((x - low) / size).to(torch.uint8), torch.stack([low, size]).float()
-
-
-@dataclass(frozen=True, eq=False)
-class NGramState(State):
-    """context: (slots, beam, order - 1) int64, as `NGram` has it."""
-
-    context: Tensor
-
-
-class NGramScorer:
-    """An `NGram` as the beam's `Scorer`: weight * log P(piece | prefix), and a bonus in nats for each word begun.
-
-    The bonus makes up for the price of every word, without which a beam leaves words out. A stream may end after any
-    word, but not within one: its end costs what it would for the next piece to begin a word, or the last word would be
-    cut down to its first, likely piece.
-    """
-
-    def __init__(self, ngram: NGram, weight: float = WEIGHT, bonus: float = BONUS) -> None:
-        self.ngram, self.weight = ngram, weight
-        self.bonus = ngram.word_start.float() * bonus
-
-    def init_state(self, slots: int, beam: int) -> NGramState:
-        return NGramState(self.ngram.start(slots, beam))
-
-    def score(self, state: NGramState, token: Tensor) -> Tensor:
-        return self.weight * self.ngram.score(state.context, token) + self.bonus[token]
-
-    def advance(self, state: NGramState, source: Tensor, token: Tensor, extended: Tensor) -> None:
-        context = state.context.gather(1, source[..., None].expand_as(state.context))
-        state.context.copy_(torch.where(extended[..., None], self.ngram.advance(context, token), context))
-
-    def finish(self, state: NGramState) -> Tensor:
-        starts = self.ngram.word_start.nonzero()[:, 0].expand(*state.context.shape[:2], -1)
-        return self.weight * self.ngram.score(state.context, starts).logsumexp(-1)

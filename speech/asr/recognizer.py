@@ -24,8 +24,8 @@ from vivavoce.streaming.engine import Engine, Slot
 from .ctc import CtcGreedy
 from .ctc_beam import CtcBeam
 from .hotwords import HotwordScorer, SumScorer
+from .lm import LanguageModel, LmScorer
 from .model import AsrModel
-from .ngram import NGram, NGramScorer
 from .scorer import Scorer
 from .transcript import Transcript
 from .transducer import GatedTransducer, TransducerGreedy
@@ -58,14 +58,14 @@ class Recognizer:
     """Many sessions on one model. Not thread-safe: one thread steps it.
 
     model, tokenizer: what `speech.checkpoint.load` returns; slots: sessions at once; decoder: "auto" (the beam
-    where there is an n-gram to fuse, else greedy), "greedy" (the transducer where there is one, else CTC), or "ctc",
-    "beam" (CTC prefixes), "rnnt", "tdt"; ngram: what the beam is to fuse; gate: write nothing where voice activity
+    where there is a language model to fuse, else greedy), "greedy" (the transducer where there is one, else CTC), or
+    "ctc", "beam" (CTC prefixes), "rnnt", "tdt"; lm: what the beam is to fuse; gate: write nothing where voice activity
     hears nobody, as the model's configuration says; hotwords: words and phrases to expect, for the beam alone.
     A model that hears whole utterances only can `transcribe`, but not `open` a session.
     """
 
     def __init__(self, model: AsrModel, tokenizer: Tokenizer, *, slots: int = 1, decoder: str = "auto",
-                 ngram: NGram | None = None, gate: bool = True, hotwords: Sequence[str] = ()) -> None:
+                 lm: LanguageModel | None = None, gate: bool = True, hotwords: Sequence[str] = ()) -> None:
         """Raises BadCheckpoint when the model does not have that decoder, BadConfig for hot words that none can use."""
         self.model = model.eval()
         self.clock = Clock()
@@ -74,7 +74,7 @@ class Recognizer:
         gated = model.config.gate if gate and model.config.encoder.causal else None
         weight = next(model.encoder.parameters())
         self.device = weight.device
-        scorers: list[Scorer] = [NGramScorer(ngram.to(self.device))] if ngram else []
+        scorers: list[Scorer] = [LmScorer(lm.to(self.device))] if lm else []
         scorers += [HotwordScorer(hotwords, pieces, device=self.device)] if hotwords else []
         self.decoder = decoder_of(model, decoder, scorers, gated=gated is not None)
         if hotwords and not isinstance(self.decoder, CtcBeam):

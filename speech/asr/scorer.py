@@ -1,6 +1,6 @@
 """What may have a say over prefixes besides the acoustics: the interface of `CtcBeam`, and a plain function behind it.
 
-`ngram.NGramScorer` and `hotwords.HotwordScorer` are the ones in use.
+`lm.LmScorer` and `hotwords.HotwordScorer` are the ones in use.
 """
 
 from __future__ import annotations

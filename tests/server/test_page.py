@@ -255,7 +255,7 @@ def shipped() -> Loaded:
 
 
 def hearing(loaded: Loaded) -> Callable[[int], Recognizer]:
-    return lambda slots: Recognizer(loaded.model, loaded.tokenizer, slots=slots, ngram=loaded.ngram)
+    return lambda slots: Recognizer(loaded.model, loaded.tokenizer, slots=slots, lm=loaded.lm)
 
 
 @pytest.fixture(scope="module")

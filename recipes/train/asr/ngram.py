@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from vivavoce.recipes.data import corpora, manifest
 from vivavoce.recipes.data.exclude import DevSentences
+from vivavoce.speech.asr.neural_lm import NeuralLm
 from vivavoce.speech.asr.ngram import NGram
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.text import normalize
@@ -208,7 +209,8 @@ def train(sentences: Sequence[str], tokenizer: Tokenizer, order: int, keep: int)
     return estimate(ids, pieces, order, keep, starts)
 
 
-def perplexity(model: NGram, sentences: Iterable[Sequence[int]]) -> tuple[float, int]:
+@torch.no_grad()
+def perplexity(model: NGram | NeuralLm, sentences: Iterable[Sequence[int]]) -> tuple[float, int]:
     """exp of the mean negative log-probability a piece, and how many pieces; ends of sentences are not counted."""
     nats, number = 0.0, 0
     for ids in sentences:
@@ -231,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(argv)
     try:
-        tokenizer = _tokenizer(args.tokenizer)
+        tokenizer = read_tokenizer(args.tokenizer)
         sentences = training_sentences(args.text_dir, args.speech_dir, args.sentences, args.limit, args.seed)
         model = train(sentences, tokenizer, args.order, args.keep)
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tokenizer(path: Path) -> Tokenizer:
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Raises BadConfig."""
     try:
         return Tokenizer.from_file(str(path))
     except Exception as e:  # tokenizers raises bare Exception

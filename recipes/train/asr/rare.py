@@ -111,7 +111,7 @@ def table(speech: Path, corpus: str, model: str, lookahead: int, decoys: float) 
     rows = ["| expected | right | made up | other words' WER |", "|---|---|---|---|"]
     for name, words in (("nothing", ()), (f"{len(rare)} said, {len(other)} not", (*rare, *other))):
         recognizer = Recognizer(
-            loaded.model, loaded.tokenizer, slots=SLOTS, ngram=loaded.ngram, decoder="beam", hotwords=words
+            loaded.model, loaded.tokenizer, slots=SLOTS, lm=loaded.lm, decoder="beam", hotwords=words
         )
         found = measure(recognizer, recordings, {*rare, *other}, lookahead)
         rows.append(f"| {name} | {found.right} of {found.said} | {found.made_up} | {100 * found.rest.rate:.1f} % |")

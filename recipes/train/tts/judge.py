@@ -113,7 +113,7 @@ def _peer(name: str, text: str) -> Said:
 
 def judges(model: str) -> dict[str, Judge]:
     loaded = checkpoint.load(model)
-    recognizer = Recognizer(loaded.model, loaded.tokenizer, ngram=loaded.ngram)
+    recognizer = Recognizer(loaded.model, loaded.tokenizer, lm=loaded.lm)
 
     def ours(pcm: Tensor) -> str:
         padded = torch.nn.functional.pad(pcm, (RATE // 5, RATE // 5)).numpy()
