@@ -109,8 +109,10 @@ class CtcBeam:
 
     beam: prefixes kept a slot. candidates: tokens a frame that may extend them. threshold: nats below the best at which
     a prefix is dropped. tail: longest tail in tokens: a near tie far back could keep prefixes from agreeing for ever,
-    so when it is full the best prefix's oldest token is emitted and prefixes that disagree are dropped. All of it goes
-    frame by frame, so chunks change nothing, and for all slots at once, in few operations: their number is the cost.
+    so when it is full the best prefix's oldest token is emitted and prefixes that disagree are dropped. blank_penalty:
+    nats taken off the blank at every frame: CTC says it of most frames whatever they hold, and a language model, which
+    makes every label dearer, says it once more (the prior of hybrid decoding, for one label). All of it goes frame by
+    frame, so chunks change nothing, and for all slots at once, in few operations: their number is the cost.
     """
 
     spec = StageSpec(in_hz=FRAME_HZ, out_hz=FRAME_HZ)
@@ -124,8 +126,9 @@ class CtcBeam:
         threshold: float = 12.0,
         tail: int = 32,
         scorer: Scorer | None = None,
+        blank_penalty: float = 0.0,
     ) -> None:
-        self.head, self.blank, self.beam = head, blank, beam
+        self.head, self.blank, self.beam, self.blank_penalty = head, blank, beam, blank_penalty
         self.candidates, self.threshold, self.tail_size, self.scorer = min(candidates, blank), threshold, tail, scorer
 
     def init_state(self, slots: int, device: torch.device | str = "cpu") -> BeamState:
@@ -193,7 +196,7 @@ class CtcBeam:
         value, token = label.topk(self.candidates, dim=-1)
         number = state.frames[:, None] + torch.arange(log_probs.shape[1], device=log_probs.device)
         begun = _packed(number[..., None], label.exp())
-        each = (x.unbind(1) for x in (log_probs[..., self.blank], label, value, token, begun))
+        each = (x.unbind(1) for x in (log_probs[..., self.blank] - self.blank_penalty, label, value, token, begun))
         return [_Frame(*frame) for frame in zip(*each, strict=True)]
 
     def _count(self, log_probs: Tensor, state: BeamState, valid: Tensor) -> None:

@@ -24,7 +24,7 @@ from vivavoce.streaming.engine import Engine, Slot
 from .ctc import CtcGreedy
 from .ctc_beam import CtcBeam
 from .hotwords import HotwordScorer, SumScorer
-from .lm import LanguageModel, LmScorer
+from .lm import BLANK_PENALTY, LanguageModel, LmScorer
 from .model import AsrModel
 from .scorer import Scorer
 from .transcript import Transcript
@@ -235,7 +235,9 @@ def decoder_of(model: AsrModel, name: str, scorers: Sequence[Scorer] = (), gated
             return CtcGreedy(head, model.config.blank)
         scorer = scorers[0] if len(scorers) == 1 else SumScorer(scorers) if scorers else None
         expecting = any(isinstance(one, HotwordScorer) for one in scorers)
-        return CtcBeam(head, model.config.blank, tail=(2 if expecting else 1) * BEAM_TAIL, scorer=scorer)
+        penalty = BLANK_PENALTY if any(isinstance(one, LmScorer) for one in scorers) else 0.0
+        return CtcBeam(head, model.config.blank, tail=(2 if expecting else 1) * BEAM_TAIL, scorer=scorer,
+                       blank_penalty=penalty)
     if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
         transducer = GatedTransducer(model.transducer) if gated else model.transducer
         return TransducerGreedy(transducer, model.config.transducer.max_symbols)

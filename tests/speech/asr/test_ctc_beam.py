@@ -49,17 +49,20 @@ def enumerate_all(lp: Tensor, scorer: bool) -> dict[tuple[int, ...], tuple[float
     return {prefix: (mass[prefix], best[prefix][1]) for prefix in mass}
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1.5])
 @pytest.mark.parametrize("scorer", [False, True])
 @pytest.mark.parametrize("vocab", [1, 2])
-def test_a_beam_of_all_prefixes_is_exact(vocab: int, scorer: bool) -> None:
+def test_a_beam_of_all_prefixes_is_exact(vocab: int, scorer: bool, penalty: float) -> None:
     lp = log_probs(2, 5, vocab)
     stage = CtcBeam(
-        itself, vocab, beam=64, candidates=9, threshold=math.inf, scorer=ContextScorer(bigram, 1) if scorer else None
-    )
+        itself, vocab, beam=64, candidates=9, threshold=math.inf, scorer=ContextScorer(bigram, 1) if scorer else None,
+        blank_penalty=penalty,
+    )  # fmt: skip
+    less_blank = lp - penalty * (torch.arange(vocab + 1) == vocab)
     state = stage.init_state(2)
     y, count = stage.step(lp, state, torch.tensor([5, 4]), torch.tensor([True, True]))
     for slot, frames in enumerate([5, 4]):
-        expected = enumerate_all(lp[slot, :frames], scorer)
+        expected = enumerate_all(less_blank[slot, :frames], scorer)
         listed = stage.nbest(state, slot)
         assert {tuple(t.token for t in h.tokens): h.score for h in listed} == pytest.approx(
             {prefix: score for prefix, (score, _) in expected.items()}, abs=1e-10
