@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +26,8 @@ from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.text import normalize
 from vivavoce.streaming.errors import VivaVoceError
 
-from .ngram import perplexity, read_tokenizer
+from .ngram import SHARES, perplexity, read_tokenizer
 
-# Share of the drawn sentences by the beginning of the file's name: read prose, then what people say.
-SHARES: Mapping[str, float] = {
-    "librispeech_train": 0.22, "novels_": 0.25, "ljspeech_norm": 0.06, "common_voice": 0.12, "tatoeba": 0.1,
-    "ami_": 0.03, "icsi_": 0.02, "sgd_": 0.05, "taskmaster": 0.02, "chatterbot": 0.01, "opentrivia": 0.02,
-    "snips": 0.02, "nlu_eval": 0.015, "clinc150": 0.015, "banking77": 0.01, "polyai": 0.01,
-    "ha_intents_sentences": 0.005, "number_templates": 0.025,
-}  # fmt: skip
 TRANSCRIPTS = 0.03  # share of the human training transcripts
 ROWS, SPAN, SPANS = 64, 64, 32  # a batch is ROWS streams of SPAN pieces; SPANS batches go on from one another
 ALONE = 0.7  # of the sentences are marked as beginning: a stream runs on without marks
