@@ -7,6 +7,7 @@ leaves goes to the training loop.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -23,9 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 from vivavoce.recipes.data.augment import Audio, Augment, Stored
 from vivavoce.recipes.data.labels import FRAME, LABELS_A_FRAME, Timed, frame_classes, stack
 from vivavoce.recipes.data.manifest import Utterance
+from vivavoce.recipes.data.splice import Spliced
 from vivavoce.speech.errors import BadAudio, BadConfig
 from vivavoce.speech.text import normalize
 
+Ids = npt.NDArray[np.int64]
+Splice = Callable[[int, int], Spliced | None]  # of an utterance's number and an epoch
 RATE = 16000
 FRAME_SECONDS = 0.08  # of the encoder: CTC needs one a token, and one more between two equal tokens
 
@@ -90,7 +94,8 @@ class Recordings(Dataset[Batch]):
 
     Those that are too short, too long, or have more tokens than the encoder has frames are left out and counted in
     `left_out`. cache keeps decoded int16 audio in memory (115 MB an hour); what was `stored` (see store.py) is
-    read instead where it is set.
+    read instead where it is set. timed gives the phones of an utterance, splice another made of its words and others'
+    (see splice.py).
     """
 
     def __init__(
@@ -115,6 +120,8 @@ class Recordings(Dataset[Batch]):
         self.augment = augment
         self.stored: Callable[[int], Stored] | None = None
         self.timed: Callable[[Utterance], Timed | None] | None = None
+        self.splice: Splice | None = None
+        self._tokenizer, self._config = tokenizer, config
         self._cache: dict[int, Stored] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -136,21 +143,32 @@ class Recordings(Dataset[Batch]):
 
     def __getitem__(self, request: tuple[int, Sequence[int]]) -> Batch:
         epoch, indices = request
-        audio = [self._waveform(i, epoch) for i in indices]
-        phones = None if self.timed is None else [self._phones(i, len(a)) for i, a in zip(indices, audio, strict=True)]
-        return pad(audio, [self.tokens[i] for i in indices], phones)
+        audio, tokens, phones = zip(*(self._one(i, epoch) for i in indices), strict=True)
+        return pad(audio, tokens, None if self.timed is None else phones)
 
-    def _waveform(self, index: int, epoch: int) -> Audio:
-        audio = self.audio(index).astype(np.float32) / np.float32(32768)
-        return audio if self.augment is None else self.augment(audio, index, epoch)
-
-    def _phones(self, index: int, samples: int) -> npt.NDArray[np.int64]:
-        """Labels of a waveform that was `samples` long after augmentation, which stretches it at most."""
-        utterance, frames = self.utterances[index], samples // FRAME + 2
-        timed = [(0, "")] if not self.tokens[index].size else self.timed(utterance) if self.timed is not None else None
+    def _one(self, index: int, epoch: int) -> tuple[Audio, Ids, Ids]:
+        """Waveform, tokens and phone labels of one utterance, augmented."""
+        audio, tokens, timed = self._spliced(index, epoch) or self._recorded(index)
+        changed = audio if self.augment is None else self.augment(audio, index, epoch)
+        frames = len(changed) // FRAME + 2
         if timed is None:
-            return np.full(LABELS_A_FRAME * frames, -1, np.int64)
-        return frame_classes(timed, frames, samples / max(len(self.audio(index)), 1))
+            return changed, tokens, np.full(LABELS_A_FRAME * frames, -1, np.int64)
+        return changed, tokens, frame_classes(timed, frames, len(changed) / max(len(audio), 1))
+
+    def _recorded(self, index: int) -> tuple[Audio, Ids, Timed | None]:
+        audio, tokens = self.audio(index).astype(np.float32) / np.float32(32768), self.tokens[index]
+        if not tokens.size:
+            return audio, tokens, [(0, "")]
+        return audio, tokens, self.timed(self.utterances[index]) if self.timed is not None else None
+
+    def _spliced(self, index: int, epoch: int) -> tuple[Audio, Ids, Timed | None] | None:
+        """Of words of several recordings; None where this one stays as it is."""
+        made = self.splice(index, epoch) if self.splice is not None else None
+        if made is None:
+            return None
+        tokens = np.array(self._tokenizer.encode(made.text).ids, np.int64)
+        longest = dataclasses.replace(self._config, longest=np.inf)
+        return (made.audio, tokens, made.phones) if _fits(len(made.audio) / RATE, tokens, longest) else None
 
 
 def _fits(seconds: float, tokens: npt.NDArray[np.int64], config: BatchConfig) -> bool:

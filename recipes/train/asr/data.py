@@ -16,6 +16,7 @@ from vivavoce.recipes.data.align import Phones
 from vivavoce.recipes.data.augment import Augment, AugmentConfig
 from vivavoce.recipes.data.batches import Batch, BatchConfig, Batches, Recordings, read_audio
 from vivavoce.recipes.data.sources import gather, noise_pool, room_pool
+from vivavoce.recipes.data.splice import Splicer
 from vivavoce.recipes.data.store import build
 from vivavoce.speech.text import normalize
 
@@ -33,13 +34,15 @@ class Phase:
 @dataclass(frozen=True)
 class DataConfig:
     """speech: folder of corpora, one manifest each; synthetic: folders that `vivavoce data synthesize` made; phones:
-    the file that `vivavoce data align` made, or none. All are relative to the data folder. repeats: how often an epoch
-    shows each corpus (`synthetic` for all made speech). dev: corpora measured while training, with at most
-    dev_utterances of each. workers: processes that decode and augment. store: a folder (best on a local disk) to decode
-    everything into before the first step; else recordings are decoded when they are first needed."""
+    the file that `vivavoce data align` made, or none; spliced: the share of the recordings in it that are shown with
+    some of their words exchanged for others' (see splice.py). All paths are relative to the data folder. repeats: how
+    often an epoch shows each corpus (`synthetic` for all made speech). dev: corpora measured while training, with at
+    most dev_utterances of each. workers: processes that decode and augment. store: a folder (best on a local disk) to
+    decode everything into before the first step; else recordings are decoded when they are first needed."""
 
     speech: str = "speech"
     phones: str = ""
+    spliced: float = 0.0
     synthetic: tuple[str, ...] = ()
     repeats: Mapping[str, float] = field(default_factory=dict)
     noise_share: float = 0.02
@@ -64,6 +67,7 @@ class TrainingData:
         recordings = Recordings(sources.utterances, tokenizer, config.batches, sources.weights)
         if config.phones:
             recordings.timed = Phones(root / config.phones, speech).of
+            recordings.splice = Splicer(recordings.utterances, recordings.audio, recordings.timed, config.spliced, seed)
         if config.store:
             folder = Path(config.store) / f"rank{rank}"
             recordings.stored = build(recordings.utterances, folder, max(1, config.workers)).__getitem__
