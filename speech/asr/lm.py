@@ -130,11 +130,10 @@ class Cell:
     """A `NeuralLm` one piece at a time, for the prefixes that grow: one small product a step."""
 
     def __init__(self, lm: NeuralLm) -> None:
-        lstm, self.head, self.hidden = lm.lstm, lm.head, lm.hidden
-        self.recurrent = lstm.weight_hh_l0
-        inputs = F.linear(lm.embedding.weight, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
-        self.inputs = inputs.detach()  # (pieces + 1, 4 * hidden), of every piece there is
-        self.mark = lm.pieces
+        self.head, self.hidden, self.mark = lm.head, lm.hidden, lm.pieces
+        weight, recurrent, bias, second_bias = (p.detach() for p in lm.lstm.parameters())
+        self.recurrent = recurrent
+        self.inputs = F.linear(lm.embedding.weight.detach(), weight, bias + second_bias)  # (pieces + 1, 4 * hidden)
 
     @torch.no_grad()
     def start(self, slots: int, beam: int) -> NeuralState:

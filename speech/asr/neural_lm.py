@@ -32,9 +32,10 @@ class NeuralLm(nn.Module):
         self.embedding = nn.Embedding(pieces + 1, width)
         self.lstm = nn.LSTM(width, hidden)
         self.head = nn.Linear(hidden, pieces)
-        with torch.no_grad():
-            self.lstm.bias_ih_l0.zero_()
-            self.lstm.bias_hh_l0.zero_()[hidden : 2 * hidden] = 1.0  # remember, to begin with (Jozefowicz et al. 2015)
+        for name, bias in self.lstm.named_parameters():
+            if name.startswith("bias"):
+                nn.init.zeros_(bias)
+                nn.init.constant_(bias[hidden : 2 * hidden], 0.5)  # of two: remember (Jozefowicz et al. 2015)
 
     def start(self, *shape: int) -> Memory:
         """The memory before anything was said, two of (*shape, hidden)."""
