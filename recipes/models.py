@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import get_args
 
-from vivavoce.speech.checkpoint import CARD, Info, convert, info, models
+from vivavoce.speech.checkpoint import CARD, Info, average, convert, info, models
 from vivavoce.speech.weights import Precision, count_parameters
 from vivavoce.streaming.clock import Clock
 
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.what == "info":
         other = {folder.name: folder for folder in others()}.get(args.name)
         print(describe_other(other) if other else describe(info(args.name)))
+    elif args.what == "average":
+        print(describe(average(args.sources, args.folder, dtype=args.dtype)))
     else:
         print(describe(convert(args.source, args.folder, dtype=args.dtype)))
     return 0
@@ -94,15 +96,19 @@ def _hears(model: Info) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("vivavoce models", description="List, inspect and convert models.")
-    what = parser.add_subparsers(dest="what", required=True, metavar="list|info|convert")
+    parser = argparse.ArgumentParser("vivavoce models", description="List, inspect, convert and average models.")
+    what = parser.add_subparsers(dest="what", required=True, metavar="list|info|convert|average")
     what.add_parser("list", help="the models that ship with the package")
     one = what.add_parser("info", help="what a model is, and its card")
     one.add_argument("name", metavar="NAME", help=SOURCE)
     to = what.add_parser("convert", help="write a model in this project's layout")
     to.add_argument("source", metavar="SRC", help=SOURCE)
     to.add_argument("folder", metavar="DST", help="folder to write: config.json, model.safetensors, tokenizer.json")
-    to.add_argument(
-        "--dtype", choices=get_args(Precision), default="float32", help="of the weights (default: %(default)s)"
-    )
+    mean = what.add_parser("average", help="write the mean of several runs' weights")
+    mean.add_argument("folder", metavar="DST", help="folder to write")
+    mean.add_argument("sources", metavar="SRC", nargs="+", help=SOURCE)
+    for writes in (to, mean):
+        writes.add_argument(
+            "--dtype", choices=get_args(Precision), default="float32", help="of the weights (default: %(default)s)"
+        )
     return parser

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from . import config as configs
 from . import hub, nemo
 from .asr.lm import LanguageModel
 from .asr.model import AsrConfig, AsrModel
-from .errors import BadCheckpoint, MissingDependency
+from .errors import BadCheckpoint, BadConfig, MissingDependency
 from .foreign import rename
 from .weights import Parts, Precision, count_parameters, fit, pack, read, unpack, weight_files, write
 
@@ -105,6 +105,24 @@ def convert(source: str | Path, folder: str | Path, *, dtype: Precision = "float
     """Read a model of any format and write it in ours; returns what was written."""
     loaded = load(source)
     save(loaded.model, loaded.tokenizer, folder, dtype=dtype, lm=loaded.lm)
+    return info(Path(folder))
+
+
+def average(sources: Sequence[str | Path], folder: str | Path, *, dtype: Precision = "float32") -> Info:
+    """Write the mean of several models' weights (model soups, arXiv 2203.05482): runs that went on from one model, with
+    other data or other steps, are often better together. Raises BadConfig where shapes or tokenizers differ."""
+    first, *others = (load(source) for source in sources)
+    mean = {name: value.clone() for name, value in first.model.state_dict().items()}
+    for number, other in enumerate(others, 2):
+        state = other.model.state_dict()
+        alike = {n: x.shape for n, x in state.items()} == {n: x.shape for n, x in mean.items()}
+        if not alike or other.pieces != first.pieces:
+            raise BadConfig(f"{other.source}: not of the shape or pieces of {first.source}; average runs of one model")
+        for name, value in mean.items():
+            if value.is_floating_point():
+                value.lerp_(state[name], 1 / number)
+    first.model.load_state_dict(mean)
+    save(first.model, first.tokenizer, folder, dtype=dtype, lm=first.lm)
     return info(Path(folder))
 
 

@@ -71,6 +71,26 @@ def test_a_folder_that_is_no_recogniser_is_named_with_its_fault(
     assert said in error
 
 
-@pytest.mark.parametrize("argv", [[], ["info"], ["convert", "a"], ["convert", "a", "b", "--dtype", "int3"]])
+def test_an_average_is_the_mean_of_each_weight_and_other_shapes_are_refused(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = checkpoint.load(model_dir)
+    first = [p.detach().clone() for p in loaded.model.parameters()]
+    with torch.no_grad():
+        for p in loaded.model.parameters():
+            p.add_(torch.ones_like(p), alpha=0.3)
+    checkpoint.save(loaded.model, loaded.tokenizer, tmp_path / "other")
+    sources = [str(model_dir), str(tmp_path / "other"), str(tmp_path / "other")]
+    assert models.main(["average", str(tmp_path / "mean"), *sources]) == 0
+    mean = checkpoint.load(tmp_path / "mean").model.parameters()
+    assert all(torch.allclose(m, a + 0.2, atol=1e-6) for m, a in zip(mean, first, strict=True))
+    assert cli.main(["models", "average", str(tmp_path / "bad"), str(model_dir), "small-en"]) == 1
+    assert "small-en: not of the shape" in capsys.readouterr().err
+
+
+BAD = [[], ["info"], ["average", "a"], ["convert", "a"], ["convert", "a", "b", "--dtype", "int3"]]
+
+
+@pytest.mark.parametrize("argv", BAD)
 def test_bad_usage_exits_with_2(argv: list[str]) -> None:
     assert cli.main(["models", *argv]) == 2
