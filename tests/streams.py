@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vivavoce.speech.asr.words import tokens_of
 from vivavoce.streaming.engine import Engine
+from vivavoce.streaming.state import slots_tensor
 
 
 def cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
@@ -19,6 +21,35 @@ def cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         out.append(x[at : at + sizes[i % len(sizes)]])
         at, i = at + len(out[-1]), i + 1
     return out or [x]
+
+
+def shuffled(stage: Any, x: Tensor, lengths: Sequence[int], seed: int, pad: float = 0.0) -> tuple[list[list[Any]], Any]:
+    """What each session of a decoder says, and the state after all: fed ragged chunks, with slots exchanged after each.
+
+    x: (slots, n, ...), of which the first `lengths[s]` count; pad: what stands where nothing counts. A session ends
+    with its last frame. The state is back in the sessions' order.
+    """
+    rng, slots = random.Random(seed), len(lengths)
+    state, row, at, done = stage.init_state(slots), list(range(slots)), [0] * slots, [False] * slots
+    said: list[list[Any]] = [[] for _ in lengths]
+    while not all(done):
+        takes = [min(rng.randint(0, 5), n - a) for n, a in zip(lengths, at, strict=True)]
+        chunk = x.new_full((slots, 6, *x.shape[2:]), pad)
+        for s in range(slots):
+            chunk[row[s], : takes[s]] = x[s, at[s] : at[s] + takes[s]]
+        at = [a + n for a, n in zip(at, takes, strict=True)]
+        done = [a == n for a, n in zip(at, lengths, strict=True)]
+        who = [row.index(r) for r in range(slots)]
+        y, count = stage.step(chunk, state, torch.tensor([takes[s] for s in who]), torch.tensor([done[s] for s in who]))
+        for s in range(slots):
+            said[s] += tokens_of(y, count, row[s])
+        order = rng.sample(range(slots), slots)  # the session in row r moves to order[r]
+        moved = stage.init_state(slots)
+        moved.copy_slots_(slots_tensor(*order), state, slots_tensor(*range(slots)))
+        state, row = moved, [order[r] for r in row]
+    home = stage.init_state(slots)
+    home.copy_slots_(slots_tensor(*range(slots)), state, slots_tensor(*row))
+    return said, home
 
 
 def random_sizes(seed: int, largest: int) -> list[int]:

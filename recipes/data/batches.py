@@ -7,7 +7,6 @@ leaves goes to the training loop.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -121,7 +120,7 @@ class Recordings(Dataset[Batch]):
         self.stored: Callable[[int], Stored] | None = None
         self.timed: Callable[[Utterance], Timed | None] | None = None
         self.splice: Splice | None = None
-        self._tokenizer, self._config = tokenizer, config
+        self._tokenizer = tokenizer
         self._cache: dict[int, Stored] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -167,14 +166,18 @@ class Recordings(Dataset[Batch]):
         if made is None:
             return None
         tokens = np.array(self._tokenizer.encode(made.text).ids, np.int64)
-        longest = dataclasses.replace(self._config, longest=np.inf)
-        return (made.audio, tokens, made.phones) if _fits(len(made.audio) / RATE, tokens, longest) else None
+        return (made.audio, tokens, made.phones) if _has_frames(len(made.audio) / RATE, tokens) else None
 
 
-def _fits(seconds: float, tokens: npt.NDArray[np.int64], config: BatchConfig) -> bool:
+def _fits(seconds: float, tokens: Ids, config: BatchConfig) -> bool:
+    return config.shortest <= seconds <= config.longest and _has_frames(seconds, tokens)
+
+
+def _has_frames(seconds: float, tokens: Ids) -> bool:
+    """Whether CTC finds room for the tokens."""
     repeats = int((tokens[1:] == tokens[:-1]).sum())
     faster = 1.1  # speed augmentation may shorten it
-    return config.shortest <= seconds <= config.longest and len(tokens) + repeats <= seconds / faster / FRAME_SECONDS
+    return len(tokens) + repeats <= seconds / faster / FRAME_SECONDS
 
 
 def pad(audio: Sequence[Audio], tokens: Sequence[npt.NDArray[np.int64]],

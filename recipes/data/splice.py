@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vivavoce.recipes.data.augment import Audio, Stored
+from vivavoce.recipes.data.augment import RATE, Audio, Stored
 from vivavoce.recipes.data.labels import Timed
 from vivavoce.recipes.data.manifest import Utterance
 from vivavoce.speech.text import normalize
 from vivavoce.speech.tts.pronounce import pronounce
 
-RATE = 16000
 FADE = RATE // 100  # samples over which one recording goes over into another
 LONGEST = 4  # words that are exchanged at once
 OFTEN = 6  # words of a recording for each exchange
@@ -42,7 +41,8 @@ class Spliced(NamedTuple):
 
 def words_of(text: str, timed: Timed, samples: int) -> list[Word]:
     """The words of an aligned recording with their times; none where phones and words do not match."""
-    said = [(word, phones) for word in normalize(text).split() for phones in pronounce([word])]
+    words = normalize(text).split()
+    said = list(zip(words, pronounce(words), strict=True))  # as `align` had it
     ends = [*(start for start, _ in timed[1:]), samples]
     sounds = [(start, end, phone) for (start, phone), end in zip(timed, ends, strict=True) if phone != "SIL"]
     if not all(phones for _, phones in said) or sum(len(phones) for _, phones in said) != len(sounds):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -101,14 +102,14 @@ class Training:
         part.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Raises BadConfig for a file of another model."""
+        """Raises BadConfig for a file of another model, or a damaged one."""
         try:
             saved = torch.load(path, weights_only=True)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step = int(saved["step"])
-        except (RuntimeError, KeyError, ValueError) as e:
-            raise BadConfig(f"{path}: another model's ({e}); give another --out, or the same sizes") from e
+        except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as e:
+            raise BadConfig(f"{path}: damaged or another model's ({e}); give another --out, or the same sizes") from e
 
 
 def train(training: Training, text: Text, out: Path, dev: Sequence[Sequence[int]]) -> None:

@@ -1,15 +1,13 @@
 """CTC: the head is transformers', greedy decoding is the textbook's, chunks and batch-mates change nothing."""
 
-import random
-
 import pytest
 import torch
+from streams import shuffled
 from torch import Tensor
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderCTCHead
 
 from vivavoce.speech.asr.ctc import CtcGreedy, CtcHead
 from vivavoce.speech.asr.words import Token, tokens_of
-from vivavoce.streaming.state import slots_tensor
 
 D, VOCAB = 8, 5
 
@@ -56,29 +54,13 @@ def test_a_step_over_everything_is_the_textbook(head: CtcHead) -> None:
 
 
 def test_ragged_chunks_with_a_snapshot_and_a_permutation_equal_each_alone(head: CtcHead) -> None:
-    rng = random.Random(1)
     lengths = [40, 0, 17, 33]
     x = smooth(4, 40)
     stage = CtcGreedy(head, head.blank)
-    state, row, at = stage.init_state(4), [0, 1, 2, 3], [0] * 4
-    got: list[list[Token]] = [[] for _ in range(4)]
-    while at != lengths:
-        takes = [min(rng.randint(0, 5), n - a) for n, a in zip(lengths, at, strict=True)]
-        chunk = torch.full((4, 6, D), float("nan"), dtype=torch.float64)  # what does not count may be anything
-        for s in range(4):
-            chunk[row[s], : takes[s]] = x[s, at[s] : at[s] + takes[s]]
-        valid = torch.tensor([takes[row.index(r)] for r in range(4)])
-        at = [a + n for a, n in zip(at, takes, strict=True)]
-        y, count = stage.step(chunk, state, valid, torch.zeros(4, dtype=torch.bool))
-        for s in range(4):
-            got[s] += tokens_of(y, count, row[s])
-        order = rng.sample(range(4), 4)  # the session in row r moves to order[r]
-        moved = stage.init_state(4)
-        moved.copy_slots_(slots_tensor(*order), state, slots_tensor(0, 1, 2, 3))
-        state, row = moved, [order[r] for r in row]
+    got, state = shuffled(stage, x, lengths, seed=1, pad=float("nan"))  # what does not count may be anything
     for s in range(4):
         assert_same(got[s], alone(head, x[s, : lengths[s]]))
-        assert state.frames[row[s]] == lengths[s]
+        assert state.frames[s] == lengths[s]
 
 
 def test_trailing_blanks_count_the_silence_at_the_end() -> None:

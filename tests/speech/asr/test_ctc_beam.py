@@ -2,18 +2,17 @@
 
 import itertools
 import math
-import random
 from collections import defaultdict
 
 import pytest
 import torch
+from streams import shuffled
 from torch import Tensor
 
 from vivavoce.speech.asr.ctc import CtcGreedy
 from vivavoce.speech.asr.ctc_beam import BeamState, CtcBeam
 from vivavoce.speech.asr.scorer import ContextScorer
 from vivavoce.speech.asr.words import Token, tokens_of
-from vivavoce.streaming.state import slots_tensor
 
 
 def log_probs(slots: int, frames: int, vocab: int, sharp: float = 2.0, seed: int = 0) -> Tensor:
@@ -111,32 +110,13 @@ def decode(stage: CtcBeam, lp: Tensor) -> list[Token]:
 
 @pytest.mark.parametrize(("tail", "scorer"), [(64, False), (64, True), (3, False), (1, True)])
 def test_ragged_chunks_with_a_snapshot_and_a_permutation_equal_each_alone(tail: int, scorer: bool) -> None:
-    rng = random.Random(1)
     lengths = [50, 0, 17, 33]
     lp = log_probs(4, 50, 5)
     stage = CtcBeam(itself, 5, beam=6, candidates=3, tail=tail, scorer=ContextScorer(bigram, 1) if scorer else None)
-    state, row, at, done = stage.init_state(4), [0, 1, 2, 3], [0] * 4, [False] * 4
-    got: list[list[Token]] = [[] for _ in range(4)]
-    while not all(done):
-        takes = [min(rng.randint(0, 5), n - a) for n, a in zip(lengths, at, strict=True)]
-        chunk = torch.zeros(4, 6, 6, dtype=torch.float64)
-        for s in range(4):
-            chunk[row[s], : takes[s]] = lp[s, at[s] : at[s] + takes[s]]
-        at = [a + n for a, n in zip(at, takes, strict=True)]
-        who = [row.index(r) for r in range(4)]
-        valid = torch.tensor([takes[s] for s in who])
-        final = torch.tensor([at[s] == lengths[s] for s in who])
-        y, count = stage.step(chunk, state, valid, final)
-        done = [a == n for a, n in zip(at, lengths, strict=True)]
-        for s in range(4):
-            got[s] += tokens_of(y, count, row[s])
-        order = rng.sample(range(4), 4)  # the session in row r moves to order[r]
-        moved = stage.init_state(4)
-        moved.copy_slots_(slots_tensor(*order), state, slots_tensor(0, 1, 2, 3))
-        state, row = moved, [order[r] for r in row]
+    got, state = shuffled(stage, lp, lengths, seed=1)
     for s in range(4):
         assert got[s] == decode(stage, lp[s, : lengths[s]])
-        assert state.frames[row[s]] == lengths[s]
+        assert state.frames[s] == lengths[s]
 
 
 def test_emitted_tokens_only_extend_and_the_tail_completes_them() -> None:

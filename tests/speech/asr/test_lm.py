@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
 
 import pytest
 import torch
 from grams import ORDER, PIECES, Grams, grams, model, plain
+from streams import shuffled
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
@@ -22,7 +22,6 @@ from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Token, tokens_of
 from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.speech.nn.encoder import EncoderConfig
-from vivavoce.streaming.state import slots_tensor
 
 
 def neural(pieces: int = PIECES) -> NeuralLm:
@@ -86,25 +85,9 @@ def decode(stage: CtcBeam, lp: Tensor) -> list[Token]:
 def test_sessions_cut_anywhere_moved_between_slots_and_in_company_say_what_each_says_alone(
     known: LanguageModel,
 ) -> None:
-    rng, lengths = random.Random(2), [40, 0, 23, 31]
-    lp = log_probs(4, 40)
+    lengths, lp = [40, 0, 23, 31], log_probs(4, 40)
     stage = CtcBeam(itself, PIECES, beam=5, tail=6, scorer=LmScorer(known))
-    state, row, at, done = stage.init_state(4), [0, 1, 2, 3], [0] * 4, [False] * 4
-    got: list[list[Token]] = [[] for _ in range(4)]
-    while not all(done):
-        chunk, valid, final = torch.zeros(4, 6, PIECES + 1, dtype=torch.float64), [0] * 4, [False] * 4
-        for s in range(4):
-            n = min(rng.randint(0, 6), lengths[s] - at[s])
-            chunk[row[s], :n] = lp[s, at[s] : at[s] + n]
-            at[s], valid[row[s]] = at[s] + n, n
-            final[row[s]] = done[s] = at[s] == lengths[s]
-        y, count = stage.step(chunk, state, torch.tensor(valid), torch.tensor(final))
-        for s in range(4):
-            got[s] += tokens_of(y, count, row[s])
-        order = rng.sample(range(4), 4)  # the session in row r moves to order[r]
-        moved = stage.init_state(4)
-        moved.copy_slots_(slots_tensor(*order), state, slots_tensor(0, 1, 2, 3))
-        state, row = moved, [order[r] for r in row]
+    got, _ = shuffled(stage, lp, lengths, seed=2)
     for s in range(4):
         assert got[s] == decode(stage, lp[s, : lengths[s]])
 

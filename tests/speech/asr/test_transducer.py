@@ -1,11 +1,11 @@
 """The transducer: greedy decoding equals the frame-by-frame loop and transformers' generate(), however it is cut."""
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from streams import shuffled
 from torch import Tensor
 from transformers import (
     NemotronAsrStreamingConfig,
@@ -21,7 +21,6 @@ from transformers import (
 from vivavoce.speech.asr.transducer import Transducer, TransducerGreedy
 from vivavoce.speech.asr.words import Token, tokens_of
 from vivavoce.speech.errors import BadConfig
-from vivavoce.streaming.state import slots_tensor
 
 D, VOCAB = 8, 6
 DURATIONS = {"rnnt": (), "tdt": (0, 1, 2, 3, 4), "tdt_long": (1, 7)}
@@ -76,29 +75,13 @@ def test_a_step_over_everything_equals_the_plain_loop(model: Transducer, max_sym
 
 
 def test_ragged_chunks_with_a_snapshot_and_a_permutation_equal_each_alone(model: Transducer) -> None:
-    rng = random.Random(1)
     lengths = [40, 0, 17, 33]
     x = torch.randn(4, 40, D, dtype=torch.float64)
     stage = TransducerGreedy(model, max_symbols=3)
-    state, row, at = stage.init_state(4), [0, 1, 2, 3], [0] * 4
-    got: list[list[Token]] = [[] for _ in range(4)]
-    while at != lengths:
-        takes = [min(rng.randint(0, 5), n - a) for n, a in zip(lengths, at, strict=True)]
-        chunk = torch.full((4, 6, D), float("nan"), dtype=torch.float64)  # what does not count may be anything
-        for s in range(4):
-            chunk[row[s], : takes[s]] = x[s, at[s] : at[s] + takes[s]]
-        valid = torch.tensor([takes[row.index(r)] for r in range(4)])
-        at = [a + n for a, n in zip(at, takes, strict=True)]
-        y, count = stage.step(chunk, state, valid, torch.zeros(4, dtype=torch.bool))
-        for s in range(4):
-            got[s] += tokens_of(y, count, row[s])
-        order = rng.sample(range(4), 4)  # the session in row r moves to order[r]
-        moved = stage.init_state(4)
-        moved.copy_slots_(slots_tensor(*order), state, slots_tensor(0, 1, 2, 3))
-        state, row = moved, [order[r] for r in row]
+    got, state = shuffled(stage, x, lengths, seed=1, pad=float("nan"))  # what does not count may be anything
     for s in range(4):
         assert_same(got[s], alone(model, x[s, : lengths[s]], 3))
-        assert state.frames[row[s]] == lengths[s]
+        assert state.frames[s] == lengths[s]
 
 
 def test_trailing_blanks_count_the_silence_at_the_end(model: Transducer) -> None:

@@ -63,11 +63,14 @@ def test_a_run_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_the_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_damaged_or_of_other_sizes_is_refused(tmp_path: Path) -> None:
     train(training(2), TEXT, tmp_path, [])
     other = Training(NeuralLm(PIECES, 8, 24), rate=0.03, steps=4, cooldown=0.5, seed=1)
     with pytest.raises(BadConfig, match=r"last\.pt"):
         train(other, TEXT, tmp_path, [])
+    (tmp_path / "last.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(BadConfig, match=r"last\.pt"):
+        train(training(2), TEXT, tmp_path, [])
 
 
 def test_streams_are_sentences_with_marks_where_most_begin() -> None:
