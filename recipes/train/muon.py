@@ -24,6 +24,14 @@ MARGIN = 1.01  # the quintics want no singular value above 1; rounding may add a
 AS_ADAMW = 0.2  # root mean square of AdamW's updates, about (arXiv 2502.16982)
 
 
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """What Muon takes of a model: the weight matrices of its layers, whatever lies in a list of modules; a depthwise
+    convolution's kernels are none."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    found = {id(p): p for layers in lists for p in layers.parameters() if p.dim() > 1 and p.shape[1] > 1}
+    return list(found.values())
+
+
 def orthogonal(g: Tensor) -> Tensor:
     """The nearest matrix whose singular values are all about 1, of each of (..., rows, columns)."""
     x = g / (g.norm(dim=(-2, -1), keepdim=True) * MARGIN + 1e-7)

@@ -31,7 +31,7 @@ from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.labels import CLASSES, LABELS_A_FRAME
 from vivavoce.recipes.data.timed import TimedSpeech
-from vivavoce.recipes.train.muon import Muon
+from vivavoce.recipes.train.muon import Muon, matrices
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.checkpoint import load, save
@@ -45,7 +45,6 @@ from .measure import error_rates
 from .meter import Meter
 
 LOOKAHEADS = (0, 1, 6, 13, 69)
-MATRIX = 16  # columns from which on Muon takes it; a depthwise convolution's row has as many as its kernel
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,14 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; tokenizer,
-    encoder and transducer then stay unset. transducer: train one beside CTC, whose share of the loss is then
-    ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
-    is between_weight. timed: for so many steps at the beginning the data is synthetic speech with known phone times, in
-    batches of timed_seconds (see recipes/data/timed.py). phones_weight: of naming the phone of every 40 ms beside the
-    other losses, where phones are known: in timed speech, and in recordings that were aligned (`phones` in [data]).
-    consistency: weight of the difference between what CTC hears in two maskings of every utterance (CR-CTC,
-    arXiv 2410.05101; 0.2 there), 0 for one masking as usual; a step then computes twice as much."""
+    encoder and transducer then stay unset; dropout: in its layers, its own if not given. transducer: train one beside
+    CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv
+    2102.03216), -1 for none; its share of the loss is between_weight. timed: for so many steps at the beginning the
+    data is synthetic speech with known phone times, in batches of timed_seconds (see recipes/data/timed.py).
+    phones_weight: of naming the phone of every 40 ms beside the other losses, where phones are known: in timed speech,
+    and in recordings that were aligned (`phones` in [data]). consistency: weight of the difference between what CTC
+    hears in two maskings of every utterance (CR-CTC, arXiv 2410.05101; 0.2 there), 0 for one masking as usual; a step
+    then computes twice as much."""
 
     name: str
     data: DataConfig
@@ -84,6 +84,7 @@ class TrainConfig:
     spec_augment: SpecAugment = field(default_factory=SpecAugment)
     lookaheads: tuple[int, ...] = LOOKAHEADS
     transducer: TransducerConfig | None = None
+    dropout: float | None = None
     ctc_weight: float = 0.3
     between: int = -1
     between_weight: float = 0.3
@@ -99,12 +100,16 @@ class TrainConfig:
         shape = bool(self.tokenizer and self.encoder)
         if shape == bool(self.start) or (self.start and (self.tokenizer or self.encoder or self.transducer)):
             raise BadConfig(f"{self.name}: give either `start`, a model to go on from, or `tokenizer` and [encoder]")
+        if self.dropout is not None and self.encoder:
+            raise BadConfig(f"{self.name}: `dropout` goes with `start`; of a new model it belongs in [encoder]")
 
     def begin(self, root: Path) -> tuple[AsrModel, Tokenizer]:
         """The model before its first step. Raises what reading `start` or the tokenizer raises."""
         if self.start:
             loaded = load(self.start)
             config = dataclasses.replace(loaded.model.config, name=self.name, lookaheads=self.lookaheads)
+            if self.dropout is not None:
+                config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dropout=self.dropout))
             model = AsrModel(config)
             model.load_state_dict(loaded.model.state_dict())
             return model, loaded.tokenizer
@@ -130,7 +135,7 @@ class Trainer:
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def _optimizers(self, o: OptimizerConfig) -> list[torch.optim.Optimizer]:
-        inner = [p for p in self.model.encoder.layers.parameters() if o.muon and p.dim() > 1 and p[0].numel() > MATRIX]
+        inner = matrices(self.model.encoder.layers) if o.muon else []
         taken = {id(p) for p in inner}
         decay = [p for p in self.parameters if p.dim() > 1 and id(p) not in taken]
         rest = [p for p in self.parameters if p.dim() <= 1]

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vivavoce.recipes.train.muon import Muon, matrices
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
@@ -30,7 +31,6 @@ from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.hub import save
 
 from .data import END, TEMPLATE, DataConfig, TrainingData, tokenizer_texts, train_tokenizer
-from .muon import Muon
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class OptimizerConfig:
     hold, and fall linearly to 0 over the last `cooldown` steps."""
 
     steps: int = 4000
-    matrices: float = 0.02
+    matrices: float = 7e-3
     rest: float = 3e-3
     warmup: int = 100
     cooldown: int = 1000
@@ -93,12 +93,14 @@ class Trainer:
             if name.endswith(("attention.out.weight", "down.weight")):  # residual branches begin as nothing
                 nn.init.zeros_(weight)
         o = config.optimizer
-        matrices = [p for p in self.model.layers.parameters() if p.dim() == 2]
-        vectors = [p for p in self.model.parameters() if p.dim() == 1]
+        inner = matrices(self.model)
+        taken = {id(p) for p in inner}
+        rest = [p for p in self.model.parameters() if id(p) not in taken]
         self.optimizers = (
-            Muon(matrices, o.matrices, weight_decay=o.weight_decay),
-            torch.optim.AdamW([{"params": [self.model.embed.weight], "weight_decay": o.weight_decay},
-                               {"params": vectors, "weight_decay": 0.0}], lr=o.rest, betas=(0.9, 0.98), fused=True),
+            Muon(inner, o.matrices, weight_decay=o.weight_decay),
+            torch.optim.AdamW([{"params": [p for p in rest if p.dim() > 1], "weight_decay": o.weight_decay},
+                               {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0}],
+                              lr=o.rest, betas=(0.9, 0.98), fused=True),
         )  # fmt: skip
         self.base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 

@@ -6,7 +6,7 @@ Configurations come from `train`, which also runs the learners; recordings come 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -28,11 +28,11 @@ from vivavoce.speech.tts.voice import Voice
 from vivavoce.speech.tts.writer import Writer, WriterConfig
 from vivavoce.speech.weights import Precision
 
-from .align import Aligned, align_all, known
-from .data import Recording, gather
+from .align import align_all, known
+from .data import gather
 from .schedule import Learner
 from .sound import SoundConfig, SoundPart
-from .speech import SpeechConfig, SpeechModel, SpeechPart, remake, stand_ins
+from .speech import SpeechConfig, SpeechModel, SpeechPart, Told, remake, stand_ins
 from .tokens import PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, frames_of, listen
 from .writer import WriterPart, WriterTraining
 
@@ -43,7 +43,8 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 @dataclass(frozen=True)
 class TrainConfig:
     """One run. corpora: folders under the data folder's `speech/`, aligned with their text; sound: for the vocoder
-    alone, more of them; speakers: whose voices these are, `speaker` the one that is exported; polished:
+    alone, more of them; speakers: whose voices these are, `speaker` the one that is exported; others: folders under the
+    data folder, of readers that speak to the acoustic model at its beginning and leave no voice behind; polished:
     how far the exported vocoder lies from that before polishing (0) to that after (1)."""
 
     name: str
@@ -51,6 +52,7 @@ class TrainConfig:
     speakers: tuple[str, ...]
     speaker: str
     sound: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     acoustic: AcousticConfig = field(default_factory=AcousticConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -67,12 +69,16 @@ class TrainConfig:
 
 
 class Site(NamedTuple):
-    """Where a part trains. speech: the folder of corpora; folder: the run's."""
+    """Where a part trains. root: the data folder; folder: the run's."""
 
     config: TrainConfig
-    speech: Path
+    root: Path
     folder: Path
     device: torch.device
+
+    @property
+    def speech(self) -> Path:
+        return self.root / "speech"
 
     @property
     def cache(self) -> Path:
@@ -82,7 +88,7 @@ class Site(NamedTuple):
 def learner(name: PartName, config: TrainConfig, root: Path, folder: Path, device: torch.device) -> Learner:
     """The part at its first step. Raises BadManifest, BadAudio, BadConfig, MissingDependency."""
     torch.manual_seed(config.seed)
-    return _LEARNERS[name](Site(config, root / "speech", folder, device))
+    return _LEARNERS[name](Site(config, root, folder, device))
 
 
 def _vocoder(site: Site) -> Learner:
@@ -94,20 +100,22 @@ def _vocoder(site: Site) -> Learner:
 
 def _speech(site: Site) -> Learner:
     c = site.config
-    recordings, aligned = _aligned(site)
-    part = SpeechPart(_speech_model(c), recordings, aligned, c.speakers, c.speaker, c.speech_training, site.device,
-                      c.seed)
+    own = _aligned(site)
+    others = _all_aligned(site, site.root, c.others)
+    speakers = [*c.speakers, *sorted({r.speaker for r, _ in others})]
+    part = SpeechPart(_speech_model(c, len(speakers)), own, others, speakers, c.speaker, c.speech_training,
+                      site.device, c.seed)
     return Learner(part, c.speech_training.optimizer, site.device)
 
 
 def _polish(site: Site) -> Learner:
     c = site.config
-    recordings, aligned = _aligned(site)
+    aligned = _aligned(site)
     model = _trained_speech(c, site.folder).eval().to(site.device)
     vocoder = Vocoder(c.vocoder)
     vocoder.load_state_dict(weights(site.folder, "vocoder"))
-    made = remake(model, recordings, aligned, c.speakers)
-    part = SoundPart(vocoder, recordings, c.polish_training, site.device, c.seed + 1, made)
+    made = remake(model, aligned, c.speakers)
+    part = SoundPart(vocoder, [r for r, _ in aligned], c.polish_training, site.device, c.seed + 1, made)
     return Learner(part, c.polish_training.optimizer, site.device)
 
 
@@ -133,10 +141,9 @@ def _planner(site: Site) -> Learner:
 def _writer(site: Site) -> Learner:
     c = site.config
     tokenizer = _trained_tokenizer(c, site.folder)
-    recordings, aligned = _aligned(site)
-    own = [(r, a) for r, a in zip(recordings, aligned, strict=True) if r.speaker == c.speaker]
-    part = WriterPart(_new_writer(c, tokenizer), [r for r, _ in own], [a for _, a in own], tokenizer,
-                      c.writer_training, site.device, c.seed)
+    everybody = _aligned(site) + _all_aligned(site, site.root, c.others)
+    own, others = ([(r, a) for r, a in everybody if (r.speaker == c.speaker) == voice] for voice in (True, False))
+    part = WriterPart(_new_writer(c, tokenizer), own, others, tokenizer, c.writer_training, site.device, c.seed)
     return Learner(part, c.writer_training.optimizer, site.device)
 
 
@@ -145,27 +152,38 @@ _LEARNERS: dict[PartName, Callable[[Site], Learner]] = {
     "writer": _writer}
 
 
-def _aligned(site: Site) -> tuple[list[Recording], list[Aligned | None]]:
-    recordings: list[Recording] = []
-    aligned: list[Aligned | None] = []
-    for corpus in site.config.corpora:
-        found = gather(site.speech, [corpus], site.cache)
-        recordings += found
-        aligned += align_all(found, site.cache / f"{corpus}.json")
-    strangers = {r.speaker for r in recordings} - set(site.config.speakers)
+def _aligned(site: Site) -> list[Told]:
+    """The voices' own recordings."""
+    found = _all_aligned(site, site.speech, site.config.corpora)
+    strangers = {r.speaker for r, _ in found} - set(site.config.speakers)
     if strangers:
         raise BadConfig(f"{site.config.name}: `speakers` lacks {', '.join(sorted(strangers))}, heard in its corpora")
-    return recordings, aligned
+    return found
 
 
-def _speech_model(config: TrainConfig) -> SpeechModel:
-    return SpeechModel(config.acoustic, config.flow, len(SYMBOLS), len(config.speakers))
+def _all_aligned(site: Site, folder: Path, corpora: Sequence[str]) -> list[Told]:
+    told: list[Told] = []
+    for corpus in corpora:
+        recordings = gather(folder, [corpus], site.cache)
+        told += zip(recordings, align_all(recordings, site.cache / f"{corpus}.json"), strict=True)
+    return told
+
+
+def _speech_model(config: TrainConfig, speakers: int) -> SpeechModel:
+    return SpeechModel(config.acoustic, config.flow, len(SYMBOLS), speakers)
 
 
 def _trained_speech(config: TrainConfig, folder: Path) -> SpeechModel:
-    model = _speech_model(config)
-    model.load_state_dict(weights(folder, "speech"))
+    model = _speech_model(config, len(config.speakers))
+    model.load_state_dict(_speech_weights(config, folder))
     return model
+
+
+def _speech_weights(config: TrainConfig, folder: Path) -> dict[str, Tensor]:
+    """Without the `others`, whose voices come after its own."""
+    speech = weights(folder, "speech")
+    speech["acoustic.speaker.weight"] = speech["acoustic.speaker.weight"][: len(config.speakers)]
+    return speech
 
 
 def _recogniser(source: str, folder: Path) -> AsrModel:
@@ -221,7 +239,7 @@ def export_voice(config: TrainConfig, folder: Path, dtype: Precision) -> Path | 
         vocoder = {name: torch.lerp(tensor, polished[name], config.polished) for name, tensor in vocoder.items()}
     voice = Voice(VoiceConfig(config.name, len(SYMBOLS), config.speakers, config.speaker, config.acoustic, config.flow,
                               config.vocoder))
-    speech = weights(folder, "speech")
+    speech = _speech_weights(config, folder)
     for symbol, like in stand_ins(known(folder / "cache", config.corpora)).items():
         speech["acoustic.phone.weight"][symbol] = speech["acoustic.phone.weight"][like]
     voice.load_state_dict(speech | {f"vocoder.{name}": t for name, t in vocoder.items()})

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from vivavoce.recipes.train.muon import Muon, matrices
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """steps: length of the run; the rate warms up linearly, holds, and falls linearly to 0 over the last `cooldown`
-    share. average: decay of the moving average of the weights, which is what is exported."""
+    share. average: decay of the moving average of the weights, which is what is exported. muon: the matrices of the
+    layers are updated by Muon, all else by AdamW as ever."""
 
     rate: float = 1e-3
     steps: int = 4000
@@ -23,6 +27,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     average: float = 0.998
+    muon: bool = False
 
 
 class Part(Protocol):
@@ -48,10 +53,18 @@ class Learner:
     def __init__(self, part: Part, config: OptimizerConfig, device: torch.device) -> None:
         self.part, self.config, self.device, self.step_count = part, config, device, 0
         self.parameters = [p for p in part.model.parameters() if p.requires_grad]
-        groups = [{"params": [p for p in self.parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-                  {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98), fused=True)
+        self.optimizers = self._optimizers()
         self.average = {name: p.detach().clone() for name, p in part.model.named_parameters()}
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        c = self.config
+        inner = [p for p in matrices(self.part.model) if p.requires_grad] if c.muon else []
+        taken = {id(p) for p in inner}
+        rest = [p for p in self.parameters if id(p) not in taken]
+        adam = torch.optim.AdamW([{"params": [p for p in rest if p.dim() > 1], "weight_decay": c.weight_decay},
+                                  {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0}],
+                                 lr=c.rate, betas=(0.9, 0.98), fused=True)
+        return [adam, Muon(inner, c.rate, weight_decay=c.weight_decay)] if inner else [adam]
 
     def rate(self) -> float:
         c, step = self.config, self.step_count
@@ -62,15 +75,16 @@ class Learner:
     def step(self) -> dict[str, float]:
         """One update; returns the losses."""
         self.part.model.train()
-        for group in self.optimizer.param_groups:
+        for group in chain.from_iterable(o.param_groups for o in self.optimizers):
             group["lr"] = self.rate()
         torch.manual_seed(self.step_count)
         with autocast(self.device):
             losses = self.part.loss(self.step_count)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step_count += 1
         self._update_average()
         return {name: float(loss.detach()) for name, loss in losses.items()}
@@ -87,13 +101,14 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step_count, "model": self.part.model.state_dict(), "average": self.average,
-                "optimizer": self.optimizer.state_dict(), "part": self.part.state()}
+                "optimizers": [o.state_dict() for o in self.optimizers], "part": self.part.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.step_count = state["step"]
         self.part.model.load_state_dict(state["model"])
         self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.part.load(state["part"])
 
 

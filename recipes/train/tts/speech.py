@@ -33,19 +33,22 @@ ALIKE = ((".", "?", "!"), (",", ";"), *((f"{v}0", f"{v}1", f"{v}2") for v in dic
 MARKS = frozenset(IDS[s] for s in SEPARATORS if s != SPACE)
 SPACES = frozenset((IDS[SPACE],))
 WHOLE = 10_000  # a lookahead that makes one chunk of anything
+Told = tuple[Recording, Aligned | None]  # which sound is where, None where that could not be found
 
 
 @dataclass(frozen=True)
 class SpeechConfig:
     """frames: of a batch, about; longest: frames of one utterance, longer ones are cut between words; lookaheads:
     drawn for the flow's mask, in its chunks; unguided: share of utterances whose flow is told nothing; flow_from: the
-    step at which the flow joins, as it has little to learn before the means are good."""
+    step at which the flow joins, as it has little to learn before the means are good; others_until: the step from which
+    on nobody is heard but the voices themselves."""
 
     frames: int = 900
     longest: int = 400
     lookaheads: tuple[int, ...] = (0, 1, 3, 9, WHOLE)
     unguided: float = 0.1
     flow_from: int = 0
+    others_until: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -78,17 +81,19 @@ class SpeechModel(nn.Module):
 
 
 class SpeechPart:
-    """Acoustic model and flow in training; a `Part`. speakers: their names, in the order of the model's ids."""
+    """Acoustic model and flow in training; a `Part`. others: heard until `others_until`; speakers: everybody's names,
+    in the order of the model's ids."""
 
-    def __init__(self, model: SpeechModel, recordings: Sequence[Recording], aligned: Sequence[Aligned | None],
-                 speakers: Sequence[str], speaker: str, config: SpeechConfig, device: torch.device, seed: int) -> None:
+    def __init__(self, model: SpeechModel, own: Sequence[Told], others: Sequence[Told], speakers: Sequence[str],
+                 speaker: str, config: SpeechConfig, device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
-        pairs = [(r, example(r, a, speakers)) for r, a in zip(recordings, aligned, strict=True) if a]
+        pairs = [(r, example(r, a, speakers)) for r, a in own if a]
         self.train = [e for r, e in pairs if r.split == "train"]
+        self.everybody = self.train + [example(r, a, speakers) for r, a in others if a and r.split == "train"]
         self.dev = [e for r, e in pairs if r.split == "dev" and r.speaker == speaker]
-        own = torch.cat([e.frames for r, e in pairs if r.split == "train" and r.speaker == speaker])
-        model.acoustic.mean.copy_(own.mean(0))
-        model.acoustic.deviation.copy_(own.std(0).clamp(min=0.05))
+        frames = torch.cat([e.frames for r, e in pairs if r.split == "train" and r.speaker == speaker])
+        model.acoustic.mean.copy_(frames.mean(0))
+        model.acoustic.deviation.copy_(frames.std(0).clamp(min=0.05))
         self.model: nn.Module = model.to(device)
         weight = torch.ones(mel.WIDTH)
         weight[mel.PITCH], weight[mel.VOICED] = 4.0, 2.0
@@ -97,8 +102,10 @@ class SpeechPart:
     def batch(self, step: int) -> Batch:
         draw = random.Random(self.seed * 1_000_003 + step)
         chosen: list[Example] = []
+        heard = self.everybody if step < self.config.others_until else self.train
+        lengths = [len(e.frames) for e in heard]
         while sum(len(e.frames) for e in chosen) < self.config.frames:
-            whole = draw.choices(self.train, [len(e.frames) for e in self.train])[0]
+            whole = draw.choices(heard, lengths)[0]
             chosen.append(shorten(whole, self.config.longest, draw))
         return collate(chosen, self.device)
 
@@ -174,12 +181,12 @@ def made_frames(model: SpeechModel, told: Tensor, steps: int, lookahead: int = W
 
 
 @torch.no_grad()
-def remake(model: SpeechModel, recordings: Sequence[Recording], aligned: Sequence[Aligned | None],
-           speakers: Sequence[str], steps: int = 4) -> dict[str, Tensor]:
+def remake(model: SpeechModel, recordings: Sequence[Told], speakers: Sequence[str],
+           steps: int = 4) -> dict[str, Tensor]:
     """What the model makes of recordings of its training, with their own durations, by their path: (T, 82) float16."""
     device = model.acoustic.mean.device
     made = {}
-    for r, a in zip(recordings, aligned, strict=True):
+    for r, a in recordings:
         if a is None or r.split != "train":
             continue
         batch = collate([example(r, a, speakers)], device)

@@ -22,7 +22,7 @@ from vivavoce.speech.tts.writer import NOT_PREDICTED, Writer, layout
 from .align import Aligned
 from .data import Recording
 from .schedule import OptimizerConfig
-from .speech import Example, shorten
+from .speech import Example, Told, shorten
 from .tokens import at_low_rate, frames_of
 
 
@@ -31,7 +31,7 @@ class WriterTraining:
     """width, hidden, layers, heads, read, write: of the writer (see `WriterConfig`; write is for 80 ms tokens); items:
     of a batch, about; longest: frames of one utterance; lookahead: of the encoder that makes its tokens; interleaved:
     share of utterances laid out in turns; dropped: share of the tokens read that are replaced by others, as the model's
-    own will be wrong too."""
+    own will be wrong too; others_until: the step from which on only the voice's own recordings are read."""
 
     width: int = 192
     hidden: int = 512
@@ -44,27 +44,30 @@ class WriterTraining:
     lookahead: int = 6
     interleaved: float = 0.5
     dropped: float = 0.1
+    others_until: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
 class WriterPart:
-    """The token model in training; a `Part`."""
+    """The token model in training; a `Part`. others: whose tokens it writes until `others_until`."""
 
-    def __init__(self, writer: Writer, recordings: Sequence[Recording], aligned: Sequence[Aligned | None],
-                 tokenizer: SpeechTokenizer, config: WriterTraining, device: torch.device, seed: int) -> None:
+    def __init__(self, writer: Writer, own: Sequence[Told], others: Sequence[Told], tokenizer: SpeechTokenizer,
+                 config: WriterTraining, device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
         self.writer, self.each = writer, frames_of(tokenizer)
         self.model: nn.Module = writer.to(device)
-        pairs = [(r.split, spoken(r, a, tokenizer, config.lookahead))
-                 for r, a in zip(recordings, aligned, strict=True) if a]
-        self.train = [e for split, e in pairs if split == "train"]
-        self.dev = [e for split, e in pairs if split == "dev"]
+        heard = others if config.others_until else ()
+        self.train, self.dev, strangers = (
+            [spoken(r, a, tokenizer, config.lookahead) for r, a in recordings if a and r.split == split]
+            for recordings, split in ((own, "train"), (own, "dev"), (heard, "train")))
+        self.everybody = self.train + strangers
 
     def loss(self, step: int) -> dict[str, Tensor]:
         draw = random.Random(self.seed * 1_000_003 + step)
+        heard = self.everybody if step < self.config.others_until else self.train
         lines: list[tuple[list[int], list[int]]] = []
         while sum(len(line) for line, _ in lines) < self.config.items:
-            e = shorten(draw.choice(self.train), self.config.longest, draw)
+            e = shorten(draw.choice(heard), self.config.longest, draw)
             lines.append(self._line(e, interleaved=draw.random() < self.config.interleaved))
         x, targets = self._together(lines)
         c = self.writer.config

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vivavoce.recipes.train.muon import AS_ADAMW, Muon, orthogonal
+from vivavoce.recipes.train.muon import AS_ADAMW, Muon, matrices, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32)])
@@ -72,3 +72,10 @@ def test_a_saved_state_goes_on_exactly() -> None:
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert run(p, optimizer, 30) == run(again, resumed, 30) < 0.5 * first
     torch.testing.assert_close(p, again, rtol=0, atol=0)
+
+
+def test_it_takes_the_matrices_of_layers_and_neither_heads_nor_vectors_nor_depthwise_kernels() -> None:
+    layer = nn.Sequential(nn.Linear(24, 24), nn.Conv1d(24, 24, 7, groups=24), nn.LayerNorm(24))
+    model = nn.ModuleDict({"enter": nn.Linear(24, 24), "layers": nn.ModuleList([layer])})
+    assert matrices(model) == [layer[0].weight]
+    assert matrices(model["layers"]) == [layer[0].weight]

@@ -180,6 +180,16 @@ def test_it_goes_on_from_a_model_and_its_tokenizer(root: Path) -> None:
         dataclasses.replace(onward, tokenizer="tokenizer.json")
 
 
+def test_a_model_gone_on_from_takes_another_dropout(root: Path) -> None:
+    first = Run(make_config(), root, root / "first", torch.device("cpu"))
+    first.train()
+    onward = dataclasses.replace(make_config(), start=str(root / "first" / "export"), tokenizer="", encoder=None,
+                                 transducer=None, dropout=0.25)
+    assert Trainer(onward, root, torch.device("cpu")).model.config.encoder.dropout == 0.25
+    with pytest.raises(BadConfig, match="belongs in \\[encoder\\]"):
+        make_config(dropout=0.1)
+
+
 def test_the_rate_warms_up_holds_and_falls_to_nothing(root: Path) -> None:
     trainer = Trainer(make_config(optimizer=OptimizerConfig(rate=1.0, steps=100, warmup=10, cooldown=0.3)), root,
                       torch.device("cpu"))

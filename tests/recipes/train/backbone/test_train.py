@@ -37,7 +37,7 @@ def config(steps: int = 6) -> TrainConfig:
         "tiny",
         ModelConfig(tokens=300, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, hidden=24),
         DataConfig(shares={"talks": 1.0}, length=32, batch=4, heard=0.0),
-        OptimizerConfig(steps=steps, warmup=2, cooldown=2),
+        OptimizerConfig(steps=steps, matrices=0.02, warmup=2, cooldown=2),
         measure_steps=1000,
     )
 

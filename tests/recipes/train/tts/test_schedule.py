@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,33 @@ def test_it_learns() -> None:
     learner = Learner(Line(), CONFIG, CPU)
     losses = [learner.step()["square"] for _ in range(60)]
     assert losses[-1] < 0.02 * losses[0]
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(1, 24), nn.Linear(24, 1)
+        self.layers = nn.ModuleList([nn.Linear(24, 24)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.leave(self.layers[0](self.enter(x)))
+        return out
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_resumes() -> None:
+    class Layered(Line):
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            self.model = Deep()
+
+    config = replace(CONFIG, rate=0.01, muon=True)
+    learner = Learner(Layered(), config, CPU)
+    assert [p.shape for p in learner.optimizers[1].param_groups[0]["params"]] == [(24, 24)]
+    losses = [learner.step()["square"] for _ in range(60)]
+    assert losses[-1] < 0.1 * losses[0]
+    other = Learner(Layered(), config, CPU)
+    other.load(learner.state())
+    assert other.step()["square"] == learner.step()["square"]
 
 
 def test_the_rate_rises_holds_and_falls() -> None:

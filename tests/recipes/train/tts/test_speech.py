@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from vivavoce.recipes.train.tts.speech import (
     SpeechConfig,
     SpeechModel,
     SpeechPart,
+    Told,
     collate,
     remake,
     shorten,
@@ -44,12 +47,13 @@ def recordings() -> list[Recording]:
     return made
 
 
-def make_part(config: SpeechConfig = CONFIG) -> SpeechPart:
+def make_part(config: SpeechConfig = CONFIG, others: Sequence[Told] = ()) -> SpeechPart:
     torch.manual_seed(0)
     acoustic = AcousticConfig(width=16, hidden=24, heads=2, phone_layers=1, frame_layers=1, kernel=3, condition=4)
     flow = FlowConfig(width=16, hidden=24, heads=2, layers=1, kernel=3, left=20)
-    model = SpeechModel(acoustic, flow, len(SYMBOLS), 1)
-    return SpeechPart(model, recordings(), [Aligned(PHONES, DURATIONS)] * 3, ["S"], "S", config, CPU, seed=1)
+    model = SpeechModel(acoustic, flow, len(SYMBOLS), 2)
+    own = [(r, Aligned(PHONES, DURATIONS)) for r in recordings()]
+    return SpeechPart(model, own, others, ["S", "T"], "S", config, CPU, seed=1)
 
 
 def test_a_part_of_an_utterance_is_whole_words_with_their_frames() -> None:
@@ -68,6 +72,14 @@ def test_a_part_of_an_utterance_is_whole_words_with_their_frames() -> None:
 def test_what_is_short_may_stay_whole() -> None:
     whole = Example(torch.tensor(PHONES), torch.tensor(DURATIONS), torch.zeros(sum(DURATIONS), mel.WIDTH), 0)
     assert any(shorten(whole, 400, random.Random(seed)) is whole for seed in range(5))
+
+
+def test_others_are_heard_at_the_beginning_alone() -> None:
+    others = [(replace(r, speaker="T"), Aligned(PHONES, DURATIONS)) for r in recordings()] + [(recordings()[0], None)]
+    part = make_part(replace(CONFIG, others_until=10), others)
+    assert len(part.train) == 2
+    assert {s for step in range(10) for s in part.batch(step).speaker.tolist()} == {0, 1}
+    assert {s for step in range(10, 30) for s in part.batch(step).speaker.tolist()} == {0}
 
 
 def test_both_models_learn_and_the_flow_joins_in_time() -> None:
@@ -103,7 +115,8 @@ def test_normalisation_comes_from_the_speaker() -> None:
 def test_recordings_made_again_have_their_lengths() -> None:
     model = make_part().model
     assert isinstance(model, SpeechModel)
-    made = remake(model.eval(), recordings(), [Aligned(PHONES, DURATIONS), None, Aligned(PHONES, DURATIONS)], ["S"], 2)
+    aligned = [Aligned(PHONES, DURATIONS), None, Aligned(PHONES, DURATIONS)]
+    made = remake(model.eval(), list(zip(recordings(), aligned, strict=True)), ["S"], 2)
     assert {path: tuple(frames.shape) for path, frames in made.items()} == {"0": (sum(DURATIONS), mel.WIDTH)}
 
 

@@ -24,8 +24,10 @@ def make_part(data_folder: Path, cache: Path) -> WriterPart:
     tokenizer = make_converter().tokenizer
     config = WriterConfig(len(SYMBOLS), 12, tokenizer.fingerprint(), width=16, hidden=24, layers=1, heads=2, read=3,
                           write=4)  # fmt: skip
-    return WriterPart(Writer(config), recordings, [ALIGNED] * len(recordings), tokenizer,
-                      WriterTraining(items=40, longest=600, dropped=0.0, optimizer=OPTIMIZER), CPU, seed=1)
+    told = [(r, ALIGNED) for r in recordings]
+    return WriterPart(Writer(config), told[1:], told[:1], tokenizer,
+                      WriterTraining(items=40, longest=600, dropped=0.0, others_until=2, optimizer=OPTIMIZER), CPU,
+                      seed=1)
 
 
 def test_a_line_has_a_token_for_every_four_frames(data_folder: Path, tmp_path: Path) -> None:
