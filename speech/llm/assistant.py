@@ -162,7 +162,7 @@ class Assistant:
         self._count += 1
         name = name or f"conversation {self._count}"
         messages: list[Message] = [{"role": "system", "content": instructions}] if instructions else []
-        messages += history
+        messages = [_plain(m) for m in (*messages, *history)]
         prefix = self._prefix(messages)
         snapshot = self._prefixes.get(prefix)
         slot = self.engine.open(name, sampling=sampling or self.sampling, like=snapshot)
@@ -195,11 +195,12 @@ class Assistant:
         text = conversation.turn if text is None else text
         if not text.strip():
             raise ValueError(f"{conversation.name!r}: there is nothing to reply to; hear something first")
+        ends = StopStrings(stops)
         self._feed(conversation, text, complete=True)
         given = self._ready(conversation, text)
         self.engine.reply(conversation.slot, max_tokens=max_tokens, given=given)
         before = conversation.fed, conversation.ended
-        conversation.reply = Reply(TextStream(self.tokenizer), StopStrings(stops), before)
+        conversation.reply = Reply(TextStream(self.tokenizer), ends, before)
 
     def cancel(self, conversation: Conversation, *, heard: int | None = None) -> None:
         """Stop the reply, or shorten the last one. heard: how many of its characters reached the user's ear, None for
@@ -274,8 +275,8 @@ class Assistant:
         """The turn and what was said of its reply become messages."""
         assert conversation.reply is not None
         conversation.messages += [
-            {"role": "user", "content": conversation.turn},
-            {"role": "assistant", "content": conversation.reply.text},
+            _plain({"role": "user", "content": conversation.turn}),
+            _plain({"role": "assistant", "content": conversation.reply.text}),
         ]
         conversation.fed, conversation.ended = len(conversation.messages), conversation.reply.ended
 
@@ -334,3 +335,9 @@ class Assistant:
         if self._conversations.get(conversation.slot) is not conversation:
             raise UnknownSlot(f"{conversation.name!r} is not open; it was closed, or failed")
         return conversation
+
+
+def _plain(message: Message) -> Message:
+    """Without the character that marks where words are cut, should anybody have said it."""
+    content = message.get("content")
+    return {**message, "content": content.replace(_MARK, "")} if isinstance(content, str) else message

@@ -38,7 +38,10 @@ class ChatTemplate:
         values = configs.read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
         text = values.get("chat_template")
         if (folder / FILE).is_file():
-            text = (folder / FILE).read_text()
+            try:
+                text = (folder / FILE).read_text(encoding="utf-8")
+            except UnicodeDecodeError as e:
+                raise BadCheckpoint(f"{folder / FILE}: not a text ({e}); fetch the tokenizer again") from e
         if isinstance(text, list):  # several by name
             named = {t.get("name"): t.get("template") for t in text if isinstance(t, dict)}
             text = named.get("default")
@@ -50,7 +53,7 @@ class ChatTemplate:
         return cls(text, {k: v for k, v in tokens.items() if isinstance(v, str)})
 
     def write(self, folder: Path) -> None:
-        (folder / FILE).write_text(self.text)
+        (folder / FILE).write_text(self.text, encoding="utf-8")
         (folder / SETTINGS).write_text(json.dumps(dict(self.tokens), indent=2) + "\n")
 
     def render(self, messages: Sequence[Message], *, reply: bool = True, **variables: Any) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from vivavoce.speech import config as configs
 from vivavoce.speech.checkpoint import locate, read_tokenizer
 from vivavoce.speech.errors import BadCheckpoint
-from vivavoce.speech.foreign import require
+from vivavoce.speech.foreign import damage_named, require
 from vivavoce.speech.weights import SCALE, WEIGHTS, Precision, fit, pack, read, unpack, write
 
 from .chat import ChatTemplate
@@ -118,7 +118,8 @@ def read_config(folder: Path) -> LlmConfig:
         raise BadCheckpoint(
             f"{where}: a language model of another kind ({kind}); these load: {', '.join((*KINDS, MODEL_TYPE))}"
         )
-    return _foreign_config(values, str(kind), where, _ends(folder, values))
+    with damage_named(where):
+        return _foreign_config(values, str(kind), where, _ends(folder, values))
 
 
 def _foreign_config(values: Mapping[str, Any], kind: str, where: str, ends: tuple[int, ...]) -> LlmConfig:

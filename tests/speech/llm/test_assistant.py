@@ -15,7 +15,7 @@ from vivavoce.speech.llm.assistant import Assistant, Conversation, Piece
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
-from vivavoce.speech.llm.engine import Failed, NotFinite
+from vivavoce.speech.llm.engine import DoubledRequest, Failed, NotFinite, PromptTooLong
 from vivavoce.speech.llm.hub import Loaded
 from vivavoce.speech.llm.retrieval import Exchange, Replies
 from vivavoce.speech.llm.sampling import Sampling
@@ -192,6 +192,14 @@ def test_a_failed_session_says_so_and_the_others_go_on(loaded: Loaded, monkeypat
         a.hear(bad, "hello")
 
 
+def test_the_mark_where_words_are_cut_may_be_said(loaded: Loaded) -> None:
+    a = assistant(loaded)
+    odd, plain = (a.open(history=[{"role": "user", "content": f"x{mark}y"}]) for mark in ("\ue0a9", ""))
+    for text in ("one", "two"):
+        assert answer(a, odd, f"\ue0a9{text}") == answer(a, plain, text)
+    assert odd.messages == plain.messages
+
+
 def test_mistakes_are_named(loaded: Loaded) -> None:
     a = assistant(loaded, slots=1)
     c = a.open()
@@ -199,7 +207,19 @@ def test_mistakes_are_named(loaded: Loaded) -> None:
         a.open()
     with pytest.raises(ValueError, match="nothing to reply to"):
         a.reply(c)
+    with pytest.raises(ValueError, match="empty stop string"):
+        a.reply(c, "hello", stops=[""])
+    with pytest.raises(PromptTooLong, match="shorten it"):
+        a.reply(c, "w" * 1000)
+    a.reply(c, "hello", max_tokens=3)  # what was refused has left nothing behind
+    with pytest.raises(DoubledRequest, match="is replying"):
+        a.hear(c, "and")
+    a.cancel(c)
+    a.cancel(c)
     a.close(c)
+    with pytest.raises(PromptTooLong):
+        a.open("long", instructions="w" * 1000)
+    a.close(a.open("long"))
     with pytest.raises(UnknownSlot):
         a.close(c)
     with pytest.raises(BadCheckpoint, match="chat template"):

@@ -56,6 +56,9 @@ def test_it_is_read_from_the_tokenizers_settings_or_its_own_file(tmp_path: Path)
     settings.write_text(json.dumps({"chat_template": 5}))
     with pytest.raises(BadCheckpoint, match="chat_template is not a text"):
         ChatTemplate.read(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja: not a text"):
+        ChatTemplate.read(tmp_path)
 
 
 def test_it_survives_being_written(tmp_path: Path) -> None:

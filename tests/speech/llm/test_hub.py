@@ -159,6 +159,18 @@ def test_sizes_that_are_missing_or_of_another_type_are_named(tmp_path: Path) -> 
         hub.load(tmp_path)
 
 
+@pytest.mark.parametrize("values", [
+    {"head_dim": None, "hidden_size": "wide"}, {"head_dim": None, "num_attention_heads": 0}, {"eos_token_id": "end"},
+    {"rope_parameters": [1]}, {"rope_parameters": {"rope_type": "default", "rope_theta": "far"}},
+], ids=str)  # fmt: skip
+def test_a_damaged_setting_is_an_error_of_the_tree(values: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    edit(tmp_path, **values)
+    with pytest.raises(BadCheckpoint, match=r"config\.json: a setting is damaged .* fetch it again"):
+        hub.load(tmp_path)
+
+
 def test_weights_of_a_dtype_or_name_that_is_not_ours_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / "model.safetensors"
