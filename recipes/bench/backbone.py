@@ -3,12 +3,13 @@
 The same random weights run in all of them, in turn; they are float16's, as those of models that ship, so that `best`,
 which keeps them packed so, computes the same function. Recomputing is the definition of a sliding window: the whole
 window anew for each token. transformers' `generate` has its own cache; that greedy tokens are equal is checked first.
+Where there is a GPU, a model of 0.5 B follows on it, its tokens replayed as CUDA graphs.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from vivavoce.speech.errors import MissingDependency
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.engine import LlmEngine, Token
+from vivavoce.speech.llm.graphs import DecodeGraphs
 from vivavoce.speech.llm.hub import rename
 from vivavoce.speech.llm.layout import prepare
 from vivavoce.speech.llm.model import DecoderState, LanguageModel
@@ -33,7 +35,8 @@ from vivavoce.streaming.engine import Slot
 from .report import Different, Row, in_turn, run
 
 SINKS = 4
-CLOSE = 1e-4  # scores nearer to each other than this may change places by rounding
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # scores nearer than this may change places by rounding
+LIMIT = {torch.float32: 1e-4, torch.bfloat16: 8e-2}  # how far scores may be off, of the largest
 WAYS: dict[str, Precision] = {"": "fp32", ", best: packed float16 weights": "fp16"}
 
 
@@ -44,6 +47,7 @@ def shape(width: int, layers: int, heads: int, kv_heads: int, hidden: int, vocab
 SHIPPED = shape(192, 4, 4, 2, 512, 4096)
 FULL = shape(384, 6, 8, 2, 1024, 8192)  # 12.5 million parameters
 WIDER = shape(384, 8, 8, 2, 1024, 8192)  # 15.5 million
+LARGE = LlmConfig(151_936, 896, 24, 14, 2, 64, 4864, qk_norm=True, tied=True)  # 0.5 billion, the shape of Qwen2's
 EARLY, AGES = 1_000, (64_000, 1_000_000, 4_000_000)  # tokens of a session that is compared with itself, later
 
 
@@ -52,7 +56,7 @@ class Plan:
     """windows: of the cache against recomputing, by the models of `recomputed`; ages: tokens after which a session is
     compared with itself after EARLY; kept: caches in 8 bits, for their size and error; batches: against transformers,
     by the models of `generating`, each with a prompt of `prompt` tokens and `tokens` more; seconds: spent on one case,
-    all contenders together, in `repeats` rounds or more."""
+    all contenders together, in `repeats` rounds or more; large: models for a GPU, in each of `dtypes`."""
 
     windows: tuple[int, ...] = (256, 1024, 4096)
     ages: tuple[int, ...] = AGES
@@ -64,6 +68,8 @@ class Plan:
     repeats: int = 3
     recomputed: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "15.5 M": WIDER})
     generating: dict[str, LlmConfig] = field(default_factory=lambda: {"2.4 M": SHIPPED, "12.5 M": FULL})
+    large: dict[str, LlmConfig] = field(default_factory=lambda: {"0.5 B": LARGE})
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
 
 QUICK = Plan(windows=(256, 1024), ages=AGES[-1:], tokens=24, seconds=1.0, repeats=3, generating={"2.4 M": SHIPPED})
@@ -88,7 +94,36 @@ def bench_backbone(plan: Plan) -> list[Row]:
             ways = {way: prepare(copy.deepcopy(ours), precision) for way, precision in WAYS.items()
                     if precision in supported()}  # fmt: skip
             rows += [row for batch in plan.batches for row in generate_cases(name, theirs, ours, ways, plan, batch)]
+    return rows + (large_rows(plan, "cuda") if torch.cuda.is_available() else [])
+
+
+@torch.no_grad()
+def large_rows(plan: Plan, device: str) -> list[Row]:
+    """The large models on a GPU; "cpu" runs the same there, without graphs."""
+    rows = []
+    for name, config in plan.large.items():
+        theirs, ours = build(config)
+        theirs.to(device)  # weights alone change their dtype: transformers keeps rotary frequencies in float32
+        for dtype in plan.dtypes:
+            for weight in (*theirs.parameters(), *ours.parameters()):
+                weight.data = weight.data.to(device, dtype)
+            case = f"{name}, {device}, {str(dtype).removeprefix('torch.')}"
+            for window in plan.windows:
+                rows += [recompute_case(case, ours, plan, window), floor_case(case, ours, plan, window)]
+            for batch in plan.batches:
+                rows += generate_cases(case, theirs, ours, {"": ours}, plan, batch)
     return rows
+
+
+def floor_case(name: str, decoder: Decoder, plan: Plan, window: int) -> Row:
+    """A token when the window is full, beside what it cannot go below: reading every weight once."""
+    model = LanguageModel(decoder, SinkRing(SINKS, window - SINKS, 64))
+    state, tokens = model.init_state(1), draw(decoder, 1, window)
+    step(model, state, tokens)
+    weights = torch.cat([weight.flatten() for weight in decoder.parameters()])
+    calls = [finished(call, tokens) for call in (weights.sum, one_more(model, state, tokens[:, :1]))]
+    floor, ours = in_turn(calls, plan.seconds, plan.repeats)
+    return Row(f"{name}: a token at window {window}, against reading all weights", ours, floor, "ms", floor / ours)
 
 
 def recompute_case(name: str, decoder: Decoder, plan: Plan, window: int) -> Row:
@@ -96,14 +131,15 @@ def recompute_case(name: str, decoder: Decoder, plan: Plan, window: int) -> Row:
     model = LanguageModel(prepare(copy.deepcopy(decoder), "fp32"), SinkRing(SINKS, window - SINKS, 64))
     state, tokens = model.init_state(1), draw(decoder, 1, window)
     step(model, state, tokens)
+    limit = LIMIT[decoder.embed.weight.dtype]
     expected = decoder.logits(decoder(tokens)[:, -1])
     case = f"{name}: a token at window {window}, against recompute"
     found = decoder.logits(last_again(model, state, tokens))
     difference = float((found - expected).abs().max() / expected.abs().max())
-    if not difference < 1e-4:
+    if not difference < limit:
         raise Different(f"{case}: scores differ by {difference:.1e} of the largest")
-    one = tokens[:, :1]
-    again, ours = in_turn([lambda: decoder(tokens), lambda: step(model, state, one)], plan.seconds, plan.repeats)
+    calls = [finished(call, tokens) for call in (partial(decoder, tokens), one_more(model, state, tokens[:, :1]))]
+    again, ours = in_turn(calls, plan.seconds, plan.repeats)
     return Row(case, ours, again, "ms", again / ours, difference)
 
 
@@ -139,12 +175,29 @@ def aged(model: LanguageModel, state: DecoderState, tokens: int) -> DecoderState
 
 def last_again(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Tensor:
     """The hidden state of the last token, (1, width), by the way a single token takes."""
-    state.cache.rollback(model.policy, torch.ones(1, dtype=torch.int64))
-    return step(model, state, tokens[:, -1:])[:, -1]
+    state.cache.rollback(model.policy, torch.ones_like(state.cache.length))
+    return one_more(model, state, tokens[:, -1:])().reshape(1, -1)
+
+
+def one_more(model: LanguageModel, state: DecoderState, token: Tensor) -> Callable[[], Tensor]:
+    """What takes one more token (1, 1): on a GPU a graph."""
+    if not token.is_cuda:
+        return partial(step, model, state, token)
+    return partial(DecodeGraphs(model, state), token[0], [1])
+
+
+def finished(call: Callable[[], object], like: Tensor) -> Callable[[], object]:
+    """The call and, on a GPU, its end."""
+
+    def waiting() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return waiting if like.is_cuda else call
 
 
 def step(model: LanguageModel, state: DecoderState, tokens: Tensor) -> Tensor:
-    every = torch.full((len(tokens),), tokens.shape[1])
+    every = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
     return model.step(tokens, state, every, every < 0)[0]
 
 
@@ -182,14 +235,15 @@ def generate_cases(
 
 
 def same(decoder: Decoder, prompt: list[int], ours: list[int], theirs: list[int]) -> bool:
-    """Whether greedy tokens are equal up to where, in float64, the two lie within CLOSE: float32 may decide that either
-    way, and what follows is then another text."""
+    """Whether greedy tokens are equal up to where, in float64, the two lie within CLOSE: rounding may decide that
+    either way, and what follows is then another text."""
     unequal = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
     if not unequal:
         return True
     i, exact = unequal[0], copy.deepcopy(decoder).double()
-    scores = exact.logits(exact(torch.tensor([prompt + ours[:i]]))[0, -1])
-    return bool((scores.max() - scores[[ours[i], theirs[i]]]).max() < CLOSE)
+    weight = decoder.embed.weight
+    scores = exact.logits(exact(torch.tensor([prompt + ours[:i]], device=weight.device))[0, -1])
+    return bool((scores.max() - scores[[ours[i], theirs[i]]]).max() < CLOSE[weight.dtype])
 
 
 def replies(engine: LlmEngine, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
@@ -210,7 +264,8 @@ def replies(engine: LlmEngine, prompts: Sequence[list[int]], tokens: int) -> lis
 
 
 def draw(decoder: Decoder, batch: int, n: int) -> Tensor:
-    return torch.randint(0, decoder.config.vocabulary, (batch, n), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, decoder.config.vocabulary, (batch, n), generator=torch.Generator().manual_seed(0))
+    return tokens.to(decoder.embed.weight.device)
 
 
 def build(config: LlmConfig) -> tuple[Any, Decoder]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vivavoce.recipes.bench import backbone
-from vivavoce.recipes.bench.backbone import WAYS, Plan, bench_backbone, main, same, shape
+from vivavoce.recipes.bench.backbone import WAYS, Plan, bench_backbone, large_rows, main, same, shape
 from vivavoce.recipes.bench.report import Different, Row
 from vivavoce.speech.errors import MissingDependency
 from vivavoce.speech.llm.decoder import Decoder
@@ -16,7 +16,7 @@ from vivavoce.speech.nn.packed import supported
 
 SMALL = {"tiny": shape(16, 2, 4, 2, 24, 50)}
 TINY = Plan(windows=(16, 80), ages=(4_000_000,), batches=(1, 3), prompt=7, tokens=5, seconds=0.0, repeats=1,
-            recomputed=SMALL, generating=SMALL)  # fmt: skip
+            recomputed=SMALL, generating=SMALL, large=SMALL)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,31 @@ def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
         assert row.ratio == pytest.approx(row.ours / row.theirs)
 
 
+def test_the_rows_of_a_gpu_run_on_a_cpu_too() -> None:
+    pytest.importorskip("transformers", reason="the peer it compares with is not installed")
+    found = large_rows(TINY, "cpu")
+    assert [row.case for row in found] == [
+        f"tiny, cpu, {dtype}: {case}"
+        for dtype in ("float32", "bfloat16")
+        for case in [
+            *(
+                f"a token at window {n}, against {other}"
+                for n in (16, 80)
+                for other in ("recompute", "reading all weights")
+            ),
+            *(f"tokens a second, batch {n}, against transformers generate" for n in (1, 3)),
+        ]
+    ]
+    for row in found:
+        assert row.ratio == pytest.approx(row.theirs / row.ours if row.unit == "ms" else row.ours / row.theirs)
+    assert all(row.difference < 8e-2 for row in found if row.difference is not None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_its_rows_follow() -> None:
+    assert any("cuda, bfloat16" in row.case for row in bench_backbone(TINY))
+
+
 def test_unequal_tokens_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="the peer it compares with is not installed")
     monkeypatch.setattr(backbone, "replies", lambda _, prompts, tokens: [[0] * tokens for _ in prompts])
@@ -77,6 +102,7 @@ def test_tokens_may_differ_only_from_where_two_are_as_good(gap: float, expected:
     head.bias.zero_()
     head.bias[other] = scores[best] - scores[other] - gap
     decoder.head = head
+    decoder.float()
     assert same(decoder, [1, 2], [3, best, 7], [3, other, 9]) == expected
     assert same(decoder, [1, 2], [3, other, 7], [3, best, 9]) == expected
     assert same(decoder, [1, 2], [3, 4], [3, 4])
