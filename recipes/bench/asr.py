@@ -1,7 +1,7 @@
 """`vivavoce bench asr`: the streaming FastConformer encoder beside transformers' own, in one run on this machine.
 
 Both get the same random weights and step over the same chunks in turn; that they give the same is checked before they
-are timed.
+are timed. Where there is a GPU, an encoder of 0.6 B follows on it, our step replayed as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vivavoce.speech import hub
 from vivavoce.speech.errors import MissingDependency, MissingDevice
 from vivavoce.speech.foreign import rename
+from vivavoce.speech.llm.graphs import captured
 from vivavoce.speech.nn.encoder import Encoder, EncoderConfig
 from vivavoce.speech.nn.packed import PRECISIONS, PackedLinear, Precision, prepare
 from vivavoce.speech.nn.subsampling import SUBSAMPLING
@@ -30,6 +31,8 @@ from .report import Different, Row, in_turn, run
 FRAME_MS = 80
 OFFLINE_LOOKAHEAD = 69
 BOUND = 1e-4  # in fp32, ours and theirs may differ by rounding only
+LARGE = EncoderConfig(mels=128, width=1024, layers=24, hidden=4096)  # 0.6 billion parameters
+LARGE_CHUNK = 4  # encoder frames, 320 ms
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Plan:
     """What to measure.
 
     chunks: in encoder frames; chunks_of_many: those of batches above 1; recording: its seconds, offline; recordings:
-    how many in one batch; seconds: spent on one case, all contenders together, in `repeats` rounds or more.
+    how many in one batch; seconds: spent on one case, all contenders together, in `repeats` rounds or more; large:
+    the encoder for a GPU; streams: its batches; most: streams beyond which it is not asked to keep up.
     """
 
     chunks: tuple[int, ...] = (1, 2, 7, 14)
@@ -48,6 +52,9 @@ class Plan:
     recording: int = 30
     recordings: tuple[int, ...] = (1, 8)
     config: EncoderConfig = field(default_factory=EncoderConfig)
+    large: EncoderConfig = LARGE
+    streams: tuple[int, ...] = (1, 64, 512)
+    most: int = 8192
 
 
 QUICK = Plan(chunks_of_many=(7,), seconds=0.3, repeats=3, recording=6, recordings=(1,))
@@ -85,7 +92,7 @@ class Ours:
         missing = -mel.shape[1] % SUBSAMPLING  # only at the start
         if missing:
             mel = torch.cat((mel.new_zeros(len(mel), missing, mel.shape[2]), mel), dim=1)
-        every = torch.full((len(mel),), mel.shape[1])
+        every = torch.full((len(mel),), mel.shape[1], device=mel.device)
         return self.encoder.step(mel, self.state, every, every < 0, lookahead)[0]
 
     def offline(self, mel: Tensor) -> Tensor:
@@ -122,7 +129,73 @@ def bench_asr(plan: Plan) -> list[Row]:
         results = [streaming_case(encoders, plan, batch, chunk) for batch, chunk in cases]
         results += [offline_case(encoders, plan, batch) for batch in plan.recordings]
     best = min(encoders.ours, key=lambda p: statistics.geometric_mean(r.ours[p] / r.theirs for r in results))
-    return [row for result in results for row in result.rows(best)]
+    rows = [row for result in results for row in result.rows(best)]
+    return rows + (large_rows(plan, "cuda") if torch.cuda.is_available() else [])
+
+
+@torch.no_grad()
+def large_rows(plan: Plan, device: str) -> list[Row]:
+    """The large encoder on a GPU: equal in float32, timed in bfloat16; "cpu" runs the same there, without graphs."""
+    theirs, ours = pair(plan.large)
+    theirs.to(device)  # weights alone change their dtype, as when transformers loads a model in bfloat16
+    ours.eval().to(device)
+    name = f"0.6 B encoder, {device}, bfloat16"
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        check(f"{name}, before rounding", {"fp32": steady(theirs, ours, 1, plan.large.mels, device)[2]})
+    for weight in (*theirs.parameters(), *ours.parameters()):
+        weight.data = weight.data.bfloat16()
+    ours.tabulate()
+    rows = []
+    for streams in plan.streams:
+        their_step, our_step, differs = steady(theirs, ours, streams, plan.large.mels, device)
+        t, o = in_turn([their_step, our_step], plan.seconds, plan.repeats)
+        rows.append(Row(f"{name}, step of {FRAME_MS * LARGE_CHUNK} ms, batch {streams}", o, t, "ms", t / o, differs))
+    a, b = (in_real_time(plan, lambda n, i=i: steady(theirs, ours, n, plan.large.mels, device)[i]) for i in (0, 1))
+    case = f"{name}: streams whose steps of {FRAME_MS * LARGE_CHUNK} ms take no longer than that"
+    return [*rows, Row(case, b, a, "streams", b / max(a, 1))]
+
+
+def steady(
+    theirs: Any, ours: Encoder, streams: int, mels: int, device: str
+) -> tuple[Callable[[], object], Callable[[], object], float]:
+    """One step of each in the middle of so many streams, and how far apart their outputs are."""
+    n = SUBSAMPLING * LARGE_CHUNK
+    dtype = ours.layers[0].norm_out.weight.dtype  # type: ignore[union-attr]
+    full = -(-ours.config.left_context // LARGE_CHUNK) * n
+    mel = noise(streams, n - SUBSAMPLING + 1 + full + n, mels).to(device, dtype)
+    a, b = Theirs(theirs), Ours(ours, streams)
+    parts = mel.split((n - SUBSAMPLING + 1, full, n), dim=1)
+    differs = max(difference(b.step(x, LARGE_CHUNK - 1).float(), a.step(x, LARGE_CHUNK - 1).float()) for x in parts)
+    step = partial(b.step, parts[2], LARGE_CHUNK - 1)
+    calls = (partial(a.step, parts[2], LARGE_CHUNK - 1), captured(step) if device == "cuda" else step)
+    return (*(finished(call, device) for call in calls), differs)
+
+
+def finished(call: Callable[[], object], device: str) -> Callable[[], object]:
+    """The call and, on a GPU, its end."""
+
+    def waiting() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return waiting if device == "cuda" else call
+
+
+def in_real_time(plan: Plan, step: Callable[[int], Callable[[], object]]) -> int:
+    """The most streams, to an eighth, of which a step takes no longer than its audio."""
+
+    def holds(n: int) -> bool:
+        try:
+            return in_turn([step(n)], plan.seconds / 10, plan.repeats)[0] <= FRAME_MS * LARGE_CHUNK
+        except torch.cuda.OutOfMemoryError:
+            return False
+
+    if not holds(1):
+        return 0
+    n = 1
+    while 2 * n <= plan.most and holds(2 * n):
+        n *= 2
+    return next((m for m in (n * eighths // 8 for eighths in range(15, 8, -1)) if m <= plan.most and holds(m)), n)
 
 
 @dataclass(frozen=True)
@@ -201,13 +274,8 @@ def noise(batch: int, frames: int, mels: int) -> Tensor:
 
 
 def build(config: EncoderConfig) -> Encoders:
-    """Random weights in theirs, copied by the names that checkpoints of theirs are read with."""
-    theirs = build_theirs(config)
-    tensors = {f"encoder.{name}": value for name, value in theirs.state_dict().items()}
-    with torch.device("meta"):
-        encoder = Encoder(config)
-    renamed = rename(tensors, hub.TABLE, hub.IGNORED, "transformers")
-    encoder.load_state_dict({n.removeprefix("encoder."): v for n, v in renamed.items()}, assign=True)
+    """Random weights in theirs, and in ours by precision."""
+    theirs, encoder = pair(config)
     ours: dict[Precision, Encoder] = {}
     for precision in PRECISIONS:
         try:
@@ -215,6 +283,17 @@ def build(config: EncoderConfig) -> Encoders:
         except MissingDevice as e:
             print(f"vivavoce: {precision} is left out: {e}", file=sys.stderr)
     return Encoders(theirs, ours)
+
+
+def pair(config: EncoderConfig) -> tuple[Any, Encoder]:
+    """Random weights in theirs, copied by the names that checkpoints of theirs are read with."""
+    theirs = build_theirs(config)
+    tensors = {f"encoder.{name}": value for name, value in theirs.state_dict().items()}
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    renamed = rename(tensors, hub.TABLE, hub.IGNORED, "transformers")
+    encoder.load_state_dict({n.removeprefix("encoder."): v for n, v in renamed.items()}, assign=True)
+    return theirs, encoder
 
 
 def build_theirs(config: EncoderConfig) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 
 from vivavoce.recipes.bench import asr
-from vivavoce.recipes.bench.asr import Plan, bench_asr, main
+from vivavoce.recipes.bench.asr import Plan, bench_asr, large_rows, main
 from vivavoce.recipes.bench.report import Different, Row
 from vivavoce.speech.errors import MissingDependency
 from vivavoce.speech.nn import packed
@@ -15,8 +18,9 @@ from vivavoce.speech.nn.encoder import EncoderConfig
 from vivavoce.speech.nn.packed import PRECISIONS, supported
 
 SUPPORTED = supported()
+SMALL = EncoderConfig(width=16, layers=2, heads=2, hidden=24, channels=4)
 TINY = Plan(chunks=(1, 7), chunks_of_many=(2,), batches=(1, 2), seconds=0.0, repeats=1, recording=2, recordings=(1,),
-            config=EncoderConfig(width=16, layers=2, heads=2, hidden=24, channels=4))  # fmt: skip
+            config=SMALL, large=SMALL, streams=(1, 3), most=5)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,39 @@ def test_steps_stand_beside_their_linears_alone(rows: list[Row]) -> None:
     alone = [row for row in rows if "its linears alone" in row.case]
     assert len(alone) == 3 * len(SUPPORTED)
     assert not any("best" in row.case for row in alone)
+
+
+def test_the_rows_of_a_gpu_run_on_a_cpu_too() -> None:
+    pytest.importorskip("transformers", reason="the peer it compares with is not installed")
+    *steps, streams = large_rows(TINY, "cpu")
+    assert [row.case for row in steps] == [f"0.6 B encoder, cpu, bfloat16, step of 320 ms, batch {n}" for n in (1, 3)]
+    for row in steps:
+        assert row.ratio == pytest.approx(row.theirs / row.ours)
+        assert row.difference is not None
+        assert row.difference < 0.1
+    assert streams.unit == "streams"
+    assert 0 <= streams.ours <= 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_its_rows_follow() -> None:
+    assert any("cuda, bfloat16" in row.case for row in bench_asr(TINY))
+
+
+@pytest.mark.parametrize(("most", "bears", "expected"), [(64, 100, 64), (512, 100, 96), (512, 7, 7), (8, 0, 0)])
+def test_streams_in_real_time_are_found_to_an_eighth(
+    most: int, bears: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def step(n: int) -> Callable[[], None]:
+        if n > 4 * bears + 4:
+            raise torch.cuda.OutOfMemoryError("no more")
+        asked.append(n)
+        return lambda: None
+
+    monkeypatch.setattr(asr, "in_turn", lambda calls, *_: [320.0 if asked[-1] <= bears else 321.0 for _ in calls])
+    assert asr.in_real_time(replace(TINY, most=most), step) == expected
 
 
 def test_quick_measures_the_smaller_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
