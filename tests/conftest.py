@@ -15,6 +15,8 @@ from hypothesis import settings
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)  # a busy machine is no failure
 settings.load_profile("repeatable")
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the Triton twins; to be said before triton is first imported
 torch.set_num_threads(1)  # the tensors are tiny; more threads wait for each other, ten times slower on a busy box
 
 

@@ -1,14 +1,15 @@
 """`vivavoce bench kernels`: each Triton twin beside plain torch on a GPU, and decode attention beside torch's own.
 
 Needs an NVIDIA GPU and triton. Launches are timed as CUDA graphs, so that what counts is the GPU's time; that both give
-the same comes first. Decode attention also says how much of the card's copying speed it reaches.
+the same comes first. Decode attention also says how much of the card's copying speed it reaches. A plan for "cpu"
+rehearses all of it in triton's interpreter, whose times say nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from vivavoce.kernels.registry import cache_attention, conv_step, relative_atten
 from vivavoce.kernels.rotary import rotary_table
 from vivavoce.speech.errors import MissingDevice
 
-from .report import Different, Row, run
+from .report import Different, Row, in_turn, run
 
 HEADS, KV_HEADS, D, WIDTH, HIDDEN, SINKS = 32, 8, 128, 4096, 11008, 4
 LIMIT = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 8e-2}  # twin and reference, of the largest value
@@ -30,7 +31,8 @@ LIMIT = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 8e-2}  # twin
 @dataclass(frozen=True)
 class Plan:
     """decode: (batch, entries) of decode attention; rows: of the operations on single tokens; streams: in a
-    step of the encoder, 4 frames each; replays: of a graph, timed together, after `warm` more."""
+    step of the encoder, 4 frames each; replays: of a graph, timed together, after `warm` more; copied: numbers whose
+    copying is timed."""
 
     decode: tuple[tuple[int, int], ...] = ((1, 1024), (1, 4096), (16, 4096), (64, 4096))
     rows: tuple[int, ...] = (1, 64, 1024)
@@ -38,6 +40,8 @@ class Plan:
     dtype: torch.dtype = torch.bfloat16
     replays: int = 200
     warm: int = 20
+    copied: int = 2**28
+    device: str = "cuda"
 
 
 QUICK = Plan(decode=((1, 1024), (64, 4096)), rows=(64,), streams=(64,), replays=50, warm=5)
@@ -50,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @torch.no_grad()
 def bench_kernels(plan: Plan) -> list[Row]:
-    if not torch.cuda.is_available():
+    if plan.device == "cuda" and not torch.cuda.is_available():
         raise MissingDevice("bench kernels: PyTorch finds no usable GPU here; run it on a machine with an NVIDIA GPU")
     if not installed():
         raise MissingDevice("bench kernels: the GPU cannot be used without triton; pip install triton")
-    copy = copying()
+    copy = copying(plan)
     rows = [row for batch, entries in plan.decode for row in decode_rows(plan, batch, entries, copy)]
     rows += [row for n in plan.rows for row in token_rows(plan, n)]
     return rows + [row for n in plan.streams for row in encoder_rows(plan, n)]
@@ -62,10 +66,10 @@ def bench_kernels(plan: Plan) -> list[Row]:
 
 def decode_rows(plan: Plan, batch: int, entries: int, copy: float) -> list[Row]:
     """Decode attention beside plain torch, SDPA and FlexAttention, and its share of `copy` bytes a second."""
-    inputs = decode_inputs(batch, entries, plan.dtype, "cuda")
+    inputs = decode_inputs(batch, entries, plan.dtype, plan.device)
     name = f"decode attention, batch {batch}, {entries} entries"
     difference = compare(name, cache_attention.twin(**inputs), cache_attention.reference(**inputs))
-    flex = torch.compile(flex_attention)
+    flex = torch.compile(flex_attention) if plan.device == "cuda" else flex_attention
     ours, plain, sdpa, flexible = (
         timed(call, plan)
         for call in (
@@ -119,11 +123,11 @@ def flexible_without_rotary(inputs: dict[str, Any], attend: Callable[..., Any]) 
 
 
 def token_rows(plan: Plan, n: int) -> list[Row]:
-    x = torch.randn(n, WIDTH, dtype=plan.dtype, device="cuda")
-    heads, wide = x.view(n, HEADS, D), torch.randn(n, 2 * HIDDEN, dtype=plan.dtype, device="cuda")
-    weight = torch.rand(WIDTH, dtype=plan.dtype, device="cuda")
-    table = decode_inputs(1, max(n, 2), plan.dtype, "cuda")["table"]
-    places = torch.arange(n, device="cuda")
+    x = torch.randn(n, WIDTH, dtype=plan.dtype, device=plan.device)
+    heads, wide = x.view(n, HEADS, D), torch.randn(n, 2 * HIDDEN, dtype=plan.dtype, device=plan.device)
+    weight = torch.rand(WIDTH, dtype=plan.dtype, device=plan.device)
+    table = decode_inputs(1, max(n, 2), plan.dtype, plan.device)["table"]
+    places = torch.arange(n, device=plan.device)
     return [
         token_row(plan, f"RMSNorm, {n} rows", lambda f: f(x, weight, 1e-6), rms_norm.twin, rms_norm.reference),
         token_row(plan, f"rotary, {n} rows", lambda f: f(heads, table, places), rotary.twin, rotary.reference),
@@ -132,7 +136,7 @@ def token_rows(plan: Plan, n: int) -> list[Row]:
 
 
 def encoder_rows(plan: Plan, streams: int) -> list[Row]:
-    attention, (x, memory, *rest) = encoder_inputs(streams, plan.dtype, "cuda")
+    attention, (x, memory, *rest) = encoder_inputs(streams, plan.dtype, plan.device)
 
     def convolve(f: Callable[..., Tensor]) -> Tensor:
         return f(x, memory.clone(), *rest)  # it writes there; both pay for the copy
@@ -182,6 +186,8 @@ def compare(name: str, ours: Tensor, theirs: Tensor) -> float:
 
 def timed(call: Callable[[], object], plan: Plan) -> float:
     """Microseconds of a replay of its CUDA graph."""
+    if plan.device == "cpu":
+        return 1e3 * in_turn([call], 0, plan.replays)[0]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -202,11 +208,11 @@ def timed(call: Callable[[], object], plan: Plan) -> float:
     return float(1e3 * start.elapsed_time(end) / plan.replays)
 
 
-def copying() -> float:
+def copying(plan: Plan) -> float:
     """Bytes a second that a plain copy reads and writes: what the card's memory gives."""
-    source = torch.empty(2**28, dtype=torch.float32, device="cuda")
+    source = torch.empty(plan.copied, dtype=torch.float32, device=plan.device)
     target = torch.empty_like(source)
-    micros = timed(lambda: target.copy_(source), Plan(replays=20, warm=5))
+    micros = timed(lambda: target.copy_(source), replace(plan, replays=20, warm=5))
     return 2 * source.nbytes / (micros * 1e-6)
 
 

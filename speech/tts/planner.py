@@ -99,15 +99,19 @@ class Planner(nn.Module):
         around = take_items(joined, at.clamp(max=joined.shape[1] - 1)).unfold(1, 2 + ahead, 1)
         return self._draw(around, state, count), count
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Whole utterances with gradients: (B, n), -1 past the last -> (B, frames n, 82 + condition)."""
+    def forward(self, x: Tensor, stranger: Tensor | None = None) -> Tensor:
+        """Whole utterances with gradients: (B, n), -1 past the last -> (B, frames n, 82 + condition). stranger: (B,
+        width) how another voice than its own differs, in training."""
         ahead = self.config.ahead
-        return self._draw(nn.functional.pad(x, (1, ahead), value=-1).unfold(1, 2 + ahead, 1), None, None)
+        around = nn.functional.pad(x, (1, ahead), value=-1).unfold(1, 2 + ahead, 1)
+        return self._draw(around, None, None, stranger)
 
-    def _draw(self, around: Tensor, state: PlannerState | None, valid: Tensor | None) -> Tensor:
+    def _draw(self, around: Tensor, state: PlannerState | None, valid: Tensor | None,
+              stranger: Tensor | None = None) -> Tensor:
         """around: (B, n, 2 + ahead) each token with the one before and those after it, -1 where there is none."""
         values = self.fsq.values(around.clamp(min=0)).to(self.enter.weight.dtype) * (around >= 0)[..., None]
         h = self.enter(values.flatten(2))
+        h = h if stranger is None else h + stranger[:, None]
         h = (h[:, :, None] + self.place).flatten(1, 2)
         for i, block in enumerate(self.blocks):
             h = block(h) if state is None else block(h, state.blocks[i], valid)

@@ -33,7 +33,7 @@ from .data import gather
 from .schedule import Learner
 from .sound import SoundConfig, SoundPart
 from .speech import SpeechConfig, SpeechModel, SpeechPart, Told, remake, stand_ins
-from .tokens import PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, frames_of, listen
+from .tokens import PlannerModel, PlannerPart, PlannerTraining, TokensConfig, TokensPart, cut, frames_of, listen
 from .writer import WriterPart, WriterTraining
 
 PartName = Literal["vocoder", "speech", "polish", "tokens", "planner", "writer"]
@@ -131,9 +131,11 @@ def _tokens(site: Site) -> Learner:
 def _planner(site: Site) -> Learner:
     c = site.config
     model, tokenizer = _trained_speech(c, site.folder), _trained_tokenizer(c, site.folder)
-    own = [r for r in gather(site.speech, c.corpora, site.cache) if r.speaker == c.speaker]
+    everybody = gather(site.speech, c.corpora, site.cache)
+    everybody += gather(site.root, c.others, site.cache) if c.others else []
+    own, others = ([r for r in everybody if (r.speaker == c.speaker) == voice] for voice in (True, False))
     normalise = model.acoustic.mean, model.acoustic.deviation
-    part = PlannerPart(_new_planner(c, tokenizer), model.flow, normalise, own, tokenizer, c.planner_training,
+    part = PlannerPart(_new_planner(c, tokenizer), model.flow, normalise, own, others, tokenizer, c.planner_training,
                        site.device, c.seed)
     return Learner(part, c.planner_training.optimizer, site.device)
 
@@ -209,6 +211,14 @@ def _new_planner(config: TrainConfig, tokenizer: SpeechTokenizer) -> Planner:
                                  c.width, c.hidden, c.layers, ahead=c.ahead, frames=frames_of(tokenizer)))
 
 
+def _trained_planner(config: TrainConfig, folder: Path, tokenizer: SpeechTokenizer) -> Planner:
+    """Without the `others`."""
+    model = PlannerModel(_new_planner(config, tokenizer), 0)
+    trained = weights(folder, "planner")
+    model.load_state_dict(trained | {"others.weight": trained["others.weight"][:1]})
+    return model.planner
+
+
 def _new_writer(config: TrainConfig, tokenizer: SpeechTokenizer) -> Writer:
     c, often = config.writer_training, HOP // tokenizer.config.hop  # bounds are of 12.5 tokens a second
     return Writer(WriterConfig(len(SYMBOLS), tokenizer.config.codes, tokenizer.fingerprint(), c.width, c.hidden,
@@ -252,8 +262,7 @@ def export_converter(config: TrainConfig, folder: Path, dtype: Precision) -> Pat
     if not _trained(folder, "tokens", "planner"):
         return None
     tokenizer = _trained_tokenizer(config, folder)
-    planner = _new_planner(config, tokenizer)
-    planner.load_state_dict(weights(folder, "planner"))
+    planner = _trained_planner(config, folder, tokenizer)
     converter = Converter(ConverterConfig(f"{config.name}-convert", config.name, tokenizer.config, planner.config))
     converter.tokenizer, converter.planner = tokenizer, planner
     converter.save(folder / "convert", dtype=dtype)
@@ -265,10 +274,10 @@ def export_token_voice(config: TrainConfig, folder: Path, dtype: Precision) -> P
     if not _trained(folder, "vocoder", "speech", "tokens", "planner", "writer"):
         return None
     tokenizer = _trained_tokenizer(config, folder)
-    planner, writer = _new_planner(config, tokenizer), _new_writer(config, tokenizer)
+    planner, writer = _trained_planner(config, folder, tokenizer), _new_writer(config, tokenizer)
     made = TokenVoice(TokenVoiceConfig(f"{config.name}-tokens", "../export", writer.config, planner.config),
                       Voice.load(folder / "export"))
-    made.planner.load_state_dict(weights(folder, "planner"))
+    made.planner = planner
     made.writer.load_state_dict(weights(folder, "writer"))
     made.save(folder / "token-voice", dtype=dtype)
     return folder / "token-voice"

@@ -59,7 +59,8 @@ class TokensConfig:
 @dataclass(frozen=True)
 class PlannerTraining:
     """width, hidden, layers, ahead: of the planner; frames: of a batch; lookahead: of the encoder that makes its
-    tokens; flow_from: the step at which it begins to learn what else the flow wants to be told, which costs most."""
+    tokens; flow_from: the step at which it begins to learn what else the flow wants to be told, which costs most;
+    others_until: the step from which on nobody is heard but the voice itself."""
 
     width: int = 192
     hidden: int = 512
@@ -68,6 +69,7 @@ class PlannerTraining:
     frames: int = 900
     lookahead: int = 6
     flow_from: int = 0
+    others_until: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -179,30 +181,58 @@ class TokensPart:
         pass
 
 
-class PlannerPart:
-    """The planner in training; a `Part`. The flow is frozen: it says what it wants to be told."""
+class PlannerModel(nn.Module):
+    """A planner, and of others than its voice how they differ: a vector each, the voice's own stays zero."""
 
-    def __init__(self, planner: Planner, flow: Flow, normalise: tuple[Tensor, Tensor], recordings: Sequence[Recording],
-                 tokenizer: SpeechTokenizer, config: PlannerTraining, device: torch.device, seed: int) -> None:
+    def __init__(self, planner: Planner, others: int) -> None:
+        super().__init__()
+        self.planner = planner
+        self.others = nn.Embedding(1 + others, planner.config.width, padding_idx=0)
+
+    def forward(self, tokens: Tensor, who: Tensor) -> Tensor:
+        """tokens: (B, n); who: (B,) 0 for the voice, others from 1 on."""
+        return self.planner(tokens, self.others(who))  # type: ignore[no-any-return]
+
+
+class Planned(NamedTuple):
+    """tokens: (n,); frames: (T, 82), of them; who: 0 for the voice, others from 1 on."""
+
+    tokens: Tensor
+    frames: Tensor
+    who: int
+
+
+class PlannerPart:
+    """The planner in training; a `Part`. others: recordings heard until `others_until`. The flow is frozen: it says
+    what it wants to be told."""
+
+    def __init__(self, planner: Planner, flow: Flow, normalise: tuple[Tensor, Tensor], own: Sequence[Recording],
+                 others: Sequence[Recording], tokenizer: SpeechTokenizer, config: PlannerTraining,
+                 device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
-        self.model: nn.Module = planner.to(device)
+        heard = others if config.others_until else ()
+        who = {name: 1 + i for i, name in enumerate(sorted({r.speaker for r in heard}))}
+        self.model: nn.Module = PlannerModel(planner, len(who)).to(device)
         self.flow = flow.to(device).eval().requires_grad_(False)
         self.mean, self.deviation = (t.to(device) for t in normalise)
-        pairs = [(r.split, *_paired(r, tokenizer, planner.config.frames, config.lookahead)) for r in recordings]
-        self.train = [(x, y) for split, x, y in pairs if split == "train"]
-        self.dev = [(x, y) for split, x, y in pairs if split == "dev"]
+        self.train, self.dev, strangers = (
+            [Planned(*_paired(r, tokenizer, planner.config.frames, config.lookahead), who.get(r.speaker, 0))
+             for r in recordings if r.split == split]
+            for recordings, split in ((own, "train"), (own, "dev"), (heard, "train")))
+        self.everybody = self.train + strangers
 
     def loss(self, step: int) -> dict[str, Tensor]:
         draw = random.Random(self.seed * 1_000_003 + step)
-        chosen: list[tuple[Tensor, Tensor]] = []
-        while sum(len(y) for _, y in chosen) < self.config.frames:
-            chosen.append(draw.choice(self.train))
-        tokens = pad_sequence([x for x, _ in chosen], batch_first=True, padding_value=-1).to(self.device)
-        frames = pad_sequence([y for _, y in chosen], batch_first=True).to(self.device)
-        count = torch.tensor([len(y) for _, y in chosen], device=self.device)
+        heard = self.everybody if step < self.config.others_until else self.train
+        chosen: list[Planned] = []
+        while sum(len(p.frames) for p in chosen) < self.config.frames:
+            chosen.append(draw.choice(heard))
+        tokens = pad_sequence([p.tokens for p in chosen], batch_first=True, padding_value=-1).to(self.device)
+        frames = pad_sequence([p.frames for p in chosen], batch_first=True).to(self.device)
+        count = torch.tensor([len(p.frames) for p in chosen], device=self.device)
         inside = count_mask(count, frames.shape[1])[..., None]
         real = (frames - self.mean) / self.deviation * inside
-        drawn = self.model(tokens)
+        drawn = self.model(tokens, torch.tensor([p.who for p in chosen], device=self.device))
         losses = {"mean": _square(drawn[..., : mel.WIDTH] - real, inside)}
         if step >= self.config.flow_from:
             losses["flow"] = self._told(drawn, real, count, inside)
@@ -218,10 +248,11 @@ class PlannerPart:
     @torch.no_grad()
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Mel distance of the mean frames, in nats, on dev recordings."""
+        assert isinstance(model, PlannerModel)
         far = []
-        for x, y in self.dev[:10]:
-            drawn = model(x[None].to(self.device))[0, :, : mel.WIDTH] * self.deviation + self.mean
-            far.append(float((drawn.cpu() - y)[:, : mel.MELS].abs().mean()))
+        for p in self.dev[:10]:
+            drawn = model.planner(p.tokens[None].to(self.device))[0, :, : mel.WIDTH] * self.deviation + self.mean
+            far.append(float((drawn.cpu() - p.frames)[:, : mel.MELS].abs().mean()))
         return {"mean mel": sum(far) / len(far)} if far else {}
 
     def state(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
+from twins import DEVICE, of_twin
 
 from vivavoce.kernels.registry import cache_attention, conv_step, relative_attention
 from vivavoce.recipes.bench import kernels
@@ -63,9 +64,10 @@ def test_different_answers_are_not_timed() -> None:
             compare("tea", other, x)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_every_case_has_its_row() -> None:
-    rows = bench_kernels(Plan(decode=((1, 100),), rows=(2,), streams=(2,), replays=2, warm=1))
+@of_twin
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_every_case_has_its_row(dtype: torch.dtype) -> None:
+    rows = bench_kernels(Plan(((1, 100),), (2,), (2,), dtype, replays=1, warm=1, copied=1000, device=DEVICE.type))
     assert [row.case.split(",")[0] for row in rows] == ["decode attention"] * 4 + ["RMSNorm", "rotary", "SwiGLU",
                                                           "relative attention", "convolution step"]  # fmt: skip
     assert all(row.ours > 0 for row in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ TEXTS = ("a cat sat", "well, the dog ran.", "one two", "a dog sat")
 SMALL = """
 name = "tiny"
 corpora = ["one"]
+others = ["strangers"]
 speakers = ["S"]
 speaker = "S"
 save_minutes = 0.0
@@ -56,6 +58,7 @@ optimizer = {steps = 3, warmup = 1, rate = 1e-3}
 frames = 60
 longest = 60
 flow_from = 1
+others_until = 2
 optimizer = {steps = 3, warmup = 1, rate = 1e-3}
 
 [polish_training]
@@ -79,6 +82,7 @@ hidden = 24
 layers = 1
 heads = 2
 items = 50
+others_until = 1
 optimizer = {steps = 2, warmup = 1, rate = 1e-3}
 
 [planner_training]
@@ -86,6 +90,7 @@ width = 16
 hidden = 24
 layers = 1
 frames = 50
+others_until = 1
 optimizer = {steps = 2, warmup = 1, rate = 1e-3}
 """
 
@@ -102,16 +107,20 @@ def _generator() -> torch.Generator:
 
 @pytest.fixture
 def data_folder(tmp_path: Path) -> Path:
-    """A folder with speech/one: three recordings to train on and one for dev, 0.9 s each."""
-    folder = tmp_path / "data" / "speech" / "one"
+    """A folder with speech/one: three recordings to train on and one for dev, 0.9 s each; and strangers: two more."""
+    record(tmp_path / "data" / "speech" / "one", "S", TEXTS)
+    record(tmp_path / "data" / "strangers", "T", TEXTS[:2])
+    return tmp_path / "data"
+
+
+def record(folder: Path, speaker: str, texts: Sequence[str]) -> None:
     folder.mkdir(parents=True)
     utterances = []
-    for i, text in enumerate(TEXTS):
+    for i, text in enumerate(texts):
         path = folder / f"{i}.wav"
         soundfile.write(path, sound(0.9, 120 + 20 * i).numpy(), mel.RATE)
-        utterances.append(manifest.Utterance(path, 0.9, mel.RATE, "S", "dev" if i == 3 else "train", text))
+        utterances.append(manifest.Utterance(path, 0.9, mel.RATE, speaker, "dev" if i == 3 else "train", text))
     manifest.write(folder / manifest.NAME, utterances)
-    return tmp_path / "data"
 
 
 @pytest.fixture

@@ -77,11 +77,16 @@ def test_the_planner_learns_and_the_flow_does_not(data_folder: Path, tmp_path: P
     torch.nn.init.normal_(flow.out.weight, std=0.1)
     before = flow.out.weight.clone()
     normalise = torch.full((mel.WIDTH,), -3.0), torch.full((mel.WIDTH,), 2.0)
-    part = PlannerPart(planner, flow, normalise, recordings, tokenizer, PlannerTraining(frames=60, optimizer=OPTIMIZER),
-                       CPU, seed=1)
-    assert all(len(y) == each * len(x) for x, y in part.train + part.dev)
+    others = [replace(r, speaker=name) for r in recordings[:2] for name in ("T", "U")]
+    config = PlannerTraining(frames=60, others_until=10, optimizer=OPTIMIZER)
+    part = PlannerPart(planner, flow, normalise, recordings, others, tokenizer, config, CPU, seed=1)
+    assert all(len(p.frames) == each * len(p.tokens) for p in part.everybody + part.dev)
+    assert {p.who for p in part.everybody} == {0, 1, 2}
     learner = Learner(part, OPTIMIZER, CPU)
     losses = [learner.step() for _ in range(15)]
     assert losses[-1]["mean"] < 0.8 * losses[0]["mean"]
+    vectors = learner.averaged()["others.weight"]
+    assert not vectors[0].any()
+    assert vectors[1:].any(1).all()
     assert torch.equal(flow.out.weight, before)
     assert 0 < part.measure(part.model)["mean mel"] < 10
