@@ -150,7 +150,8 @@ def large_rows(plan: Plan, device: str) -> list[Row]:
         their_step, our_step, differs = steady(theirs, ours, streams, plan.large.mels, device)
         t, o = in_turn([their_step, our_step], plan.seconds, plan.repeats)
         rows.append(Row(f"{name}, step of {FRAME_MS * LARGE_CHUNK} ms, batch {streams}", o, t, "ms", t / o, differs))
-    a, b = (in_real_time(plan, lambda n, i=i: steady(theirs, ours, n, plan.large.mels, device)[i]) for i in (0, 1))
+    a = in_real_time(plan, lambda n: steady(theirs, ours, n, plan.large.mels, device)[0])
+    b = in_real_time(plan, lambda n: steady(theirs, ours, n, plan.large.mels, device)[1])
     case = f"{name}: streams whose steps of {FRAME_MS * LARGE_CHUNK} ms take no longer than that"
     return [*rows, Row(case, b, a, "streams", b / max(a, 1))]
 
@@ -160,15 +161,15 @@ def steady(
 ) -> tuple[Callable[[], object], Callable[[], object], float]:
     """One step of each in the middle of so many streams, and how far apart their outputs are."""
     n = SUBSAMPLING * LARGE_CHUNK
-    dtype = ours.layers[0].norm_out.weight.dtype  # type: ignore[union-attr]
+    dtype = next(ours.parameters()).dtype
     full = -(-ours.config.left_context // LARGE_CHUNK) * n
     mel = noise(streams, n - SUBSAMPLING + 1 + full + n, mels).to(device, dtype)
     a, b = Theirs(theirs), Ours(ours, streams)
     parts = mel.split((n - SUBSAMPLING + 1, full, n), dim=1)
     differs = max(difference(b.step(x, LARGE_CHUNK - 1).float(), a.step(x, LARGE_CHUNK - 1).float()) for x in parts)
     step = partial(b.step, parts[2], LARGE_CHUNK - 1)
-    calls = (partial(a.step, parts[2], LARGE_CHUNK - 1), captured(step) if device == "cuda" else step)
-    return (*(finished(call, device) for call in calls), differs)
+    replay = captured(step) if device == "cuda" else step
+    return finished(partial(a.step, parts[2], LARGE_CHUNK - 1), device), finished(replay, device), differs
 
 
 def finished(call: Callable[[], object], device: str) -> Callable[[], object]:

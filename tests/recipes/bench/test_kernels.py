@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
-from twins import DEVICE, of_twin
+from twins import DEVICE
 
+from vivavoce.kernels.lazy import installed
 from vivavoce.kernels.registry import cache_attention, conv_step, relative_attention
 from vivavoce.recipes.bench import kernels
 from vivavoce.recipes.bench.kernels import (
@@ -64,10 +65,12 @@ def test_different_answers_are_not_timed() -> None:
             compare("tea", other, x)
 
 
-@of_twin
+@pytest.mark.skipif(not installed(), reason="triton is not installed")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_every_case_has_its_row(dtype: torch.dtype) -> None:
-    rows = bench_kernels(Plan(((1, 100),), (2,), (2,), dtype, replays=1, warm=1, copied=1000, device=DEVICE.type))
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # of triton's interpreter
+def test_every_case_has_its_row() -> None:
+    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+    rows = bench_kernels(Plan(((1, 20),), (1,), (1,), dtype, replays=1, warm=1, copied=1000, device=DEVICE.type))
     assert [row.case.split(",")[0] for row in rows] == ["decode attention"] * 4 + ["RMSNorm", "rotary", "SwiGLU",
                                                           "relative attention", "convolution step"]  # fmt: skip
     assert all(row.ours > 0 for row in rows)
