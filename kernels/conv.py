@@ -18,6 +18,8 @@ from .lazy import Kernel, power_of_2, warps
 if TYPE_CHECKING:
     import triton.language as tl
 
+FEW_FRAMES = 14  # a convolution over fewer frames costs more to set up than to multiply out
+
 
 def conv_step(
     x: Tensor,
@@ -27,22 +29,36 @@ def conv_step(
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,
-    valid: Tensor,
+    valid: Tensor | None,
 ) -> Tensor:
     """swish(layer_norm(Σ_j weight[:, j] · joined[t + j] + bias)), where joined is the memory, then glu(x).
 
     x: (B, T, 2 W), values first, then gates; memory: (B, K - 1, W), oldest first, overwritten with the last K - 1 of
     what came; weight: (W, K); bias, norm_weight, norm_bias: (W,). valid: (B,) int64, how many of the T frames count,
-    from the left; the others are silence. Returns (B, T, W). Source: Conformer, arXiv 2005.08100, section 2.2.
+    from the left, None for all; the others are silence. Returns (B, T, W). Source: Conformer, arXiv 2005.08100, section
+    2.2.
     """
     frames, kept = x.shape[1], memory.shape[1]
-    real = torch.arange(frames, device=x.device) < valid[:, None]
-    joined = torch.cat((memory, F.glu(x, dim=-1).masked_fill(~real[..., None], 0.0)), dim=1)
-    last = valid[:, None] + torch.arange(kept, device=x.device)
-    memory.copy_(joined.gather(1, last[..., None].expand_as(memory)))
-    y = (joined.unfold(1, kept + 1, 1) * weight).sum(-1)
-    y = y if bias is None else y + bias
+    x = F.glu(x, dim=-1)
+    if valid is not None:
+        x = x.masked_fill(~(torch.arange(frames, device=x.device) < valid[:, None])[..., None], 0.0)
+    joined = torch.cat((memory, x), dim=1)
+    if valid is None:
+        memory.copy_(joined.narrow(1, frames, kept))
+    else:
+        last = valid[:, None] + torch.arange(kept, device=x.device)
+        memory.copy_(joined.gather(1, last[..., None].expand_as(memory)))
+    y = depthwise(joined, weight, bias)
     return F.silu(F.layer_norm(y, y.shape[-1:], norm_weight, norm_bias, eps))
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Each channel by its own weights: x (B, T + K - 1, W), weight (W, K), bias (W,) -> (B, T, W)."""
+    windows = x.unfold(1, weight.shape[1], 1)
+    if windows.shape[0] * windows.shape[1] <= FEW_FRAMES:
+        y = (windows.transpose(2, 3) * weight.t()).sum(2)
+        return y if bias is None else y + bias
+    return F.conv1d(x.transpose(1, 2), weight.unsqueeze(1), bias, groups=len(weight)).transpose(1, 2)
 
 
 def conv_step_triton(
@@ -53,12 +69,13 @@ def conv_step_triton(
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,
-    valid: Tensor,
+    valid: Tensor | None,
 ) -> Tensor:
     """`conv_step` in two launches: a program a frame, then the memory. memory must be contiguous in its last two
     dimensions."""
     slots, frames, width = x.shape[0], x.shape[1], x.shape[2] // 2
     x, kept = x.contiguous(), memory.shape[1]
+    valid = torch.full((slots,), frames, device=x.device) if valid is None else valid
     out = x.new_empty(slots, frames, width)
     block = power_of_2(width)
     if out.numel():

@@ -16,16 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.kernels.registry import relative_attention
-from vivavoce.streaming.buffers import count_mask, shift_in_
+from vivavoce.kernels.conv import depthwise
+from vivavoce.kernels.registry import conv_step, relative_attention
+from vivavoce.streaming.buffers import count_mask
 from vivavoce.streaming.replay import Replays
 from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
 from .key_cache import ROOM, align_, append_
 from .subsampling import SUBSAMPLING, Subsampling
-
-FEW_FRAMES = 14  # a convolution over fewer frames costs more to set up than to multiply out
 
 
 @dataclass(frozen=True)
@@ -179,26 +178,22 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState | None, valid: Tensor | None) -> Tensor:
         """x: (B, T, width); valid: (B,) of its frames; None: all count."""
-        x = F.glu(self.expand(x), dim=-1)
+        weight, bias, norm = self.depthwise.weight.squeeze(1), self.depthwise.bias, self.norm
+        x = self.expand(x)
+        if state is not None:
+            assert isinstance(norm, nn.LayerNorm)
+            x = conv_step(x, state.conv, weight, bias, norm.weight, norm.bias, norm.eps, valid)
+            return self.out(x)  # type: ignore[no-any-return]
+        x = F.glu(x, dim=-1)
         if valid is not None:
             x = x.masked_fill(~count_mask(valid, x.shape[1])[..., None], 0.0)
-        if state is not None:
-            x = shift_in_(state.conv, x, valid)
-        elif self.causal:
+        if self.causal:
             x = F.pad(x, (0, 0, self.kernel - 1, 0))
         else:
             x = F.pad(x, (0, 0, (self.kernel - 1) // 2, (self.kernel - 1) // 2))
-        x = self._depthwise(x)
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(self.norm, nn.BatchNorm1d) else self.norm(x)
+        x = depthwise(x, weight, bias)
+        x = norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(norm, nn.BatchNorm1d) else norm(x)
         return self.out(F.silu(x))  # type: ignore[no-any-return]
-
-    def _depthwise(self, x: Tensor) -> Tensor:
-        """(B, T + kernel - 1, width) -> (B, T, width)."""
-        windows = x.unfold(1, self.kernel, 1)
-        if windows.shape[0] * windows.shape[1] <= FEW_FRAMES:
-            y = (windows.transpose(2, 3) * self.depthwise.weight.squeeze(1).t()).sum(2)
-            return y if self.depthwise.bias is None else y + self.depthwise.bias
-        return self.depthwise(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):

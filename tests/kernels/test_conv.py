@@ -53,7 +53,7 @@ def naive(inputs: list[Tensor | float]) -> tuple[Tensor, Tensor]:
     return out, after
 
 
-CASES = [(1, 1, 3, 4, [1]), (2, 3, 5, 4, [3, 1]), (3, 6, 4, 3, [6, 0, 2]), (1, 2, 3, 1, [2])]
+CASES = [(1, 1, 3, 4, [1]), (2, 3, 5, 4, [3, 1]), (3, 6, 4, 3, [6, 0, 2]), (1, 2, 3, 1, [2]), (1, 15, 4, 3, [15])]
 
 
 @pytest.mark.parametrize("shape", CASES, ids=str)
@@ -72,6 +72,12 @@ def test_any_split_into_steps_is_one_pass() -> None:
     assert (torch.cat(parts, 1) - whole).abs().max() <= 1e-12
 
 
+def test_where_all_frames_count_nothing_need_be_said() -> None:
+    told, plain = case(2, 20, 3, 4, [20, 20]), case(2, 20, 3, 4, [])
+    assert torch.equal(conv_step(*told), conv_step(*plain[:-1], None))  # type: ignore[arg-type]
+    assert torch.equal(torch.as_tensor(told[1]), torch.as_tensor(plain[1]))
+
+
 @of_twin
 @pytest.mark.parametrize("shape", CASES[1:], ids=str)
 def test_the_twin_errs_no_more_than_twice_as_much(
@@ -79,7 +85,7 @@ def test_the_twin_errs_no_more_than_twice_as_much(
 ) -> None:
     inputs = case(*shape)
     check(registry.conv_step, inputs, dtype)
-    check(registry.conv_step, [*inputs[:3], None, *inputs[4:]], dtype)
+    check(registry.conv_step, [*inputs[:3], None, *inputs[4:-1], None], dtype)
 
 
 @of_twin

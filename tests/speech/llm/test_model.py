@@ -11,7 +11,11 @@ import torch
 from streams import one_pass, streamed, worst
 from torch import Tensor
 
+from vivavoce.kernels import registry
+from vivavoce.kernels.lazy import installed
 from vivavoce.kernels.rotary import rotary, rotary_table
+from vivavoce.speech.llm import decoder as layers
+from vivavoce.speech.llm import model as module
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder, Projector
 from vivavoce.speech.llm.model import DecoderState, LanguageModel
@@ -225,3 +229,33 @@ def test_a_cache_in_eight_bits_is_small_and_near_and_streams_as_it_runs_offline(
         assert 1e-4 < worst(one_pass(machine, streams[0]), one_pass(exact, streams[0])) <= limit
     small, large = (m.init_state(1).cache for m in (machine, exact))
     assert small.kept.nbytes + small.scales.nbytes < large.kept[:, :, :2].nbytes / 3
+
+
+@pytest.mark.skipif(not installed(), reason="triton is not installed")
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # of triton's interpreter
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes the twins by itself")
+@pytest.mark.parametrize("kept", [None, "int8"])
+def test_the_kernels_of_a_gpu_step_as_plain_torch_does(kept: Kept | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefill and single tokens, the cache not turned, past the window, by the kernels in triton's interpreter."""
+    machine, (tokens, other) = (
+        LanguageModel(decoder(1, dtype=torch.float32, qk_norm=True), POLICIES[0], kept=kept),
+        text(9, 9),
+    )
+    machine.turned, machine.lean = False, None  # as on a GPU, where a kernel turns the keys
+
+    def logits() -> Tensor:
+        state, x = machine.init_state(3), torch.stack((tokens, other))
+        parts = ((x[:, :5], [5, 3]), (x[:, 5:6], [1, 1]), (x[:, 6:7], [1, 0]), (x[:, 7:], [2, 1]))
+        out = []
+        for part, counts in parts:
+            n = torch.tensor([0, *counts])
+            padded = torch.cat((part[:1] * 0, part))
+            y, _ = machine.step(padded, state, n, n < 0)
+            out.append(machine.decoder.logits(y))
+        return torch.cat(out, 1)
+
+    expected = logits()
+    monkeypatch.setattr(module, "cache_attention", registry.cache_attention.twin)
+    for name in ("rms_norm", "rotary", "swiglu"):
+        monkeypatch.setattr(layers, name, getattr(registry, name).twin)
+    assert worst(logits(), expected) <= (1e-5 if kept is None else 1e-3)

@@ -5,7 +5,10 @@ import torch
 from streams import one_pass, random_sizes, streamed, worst
 from torch import Tensor
 
+from vivavoce.kernels import registry
+from vivavoce.kernels.lazy import installed
 from vivavoce.speech.features import LogMel
+from vivavoce.speech.nn import encoder as module
 from vivavoce.speech.nn.encoder import Chunks, Encoder, EncoderConfig
 from vivavoce.streaming.chain import Chain
 from vivavoce.streaming.engine import Engine
@@ -153,3 +156,27 @@ def test_gradients_reach_every_parameter() -> None:
     y, _ = encoder(torch.randn(2, 60, 80, dtype=torch.float64), torch.tensor([60, 33]), lookahead=1)
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+@pytest.mark.skipif(not installed(), reason="triton is not installed")
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # of triton's interpreter
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes the twins by itself")
+def test_the_kernels_of_a_gpu_step_as_plain_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(width=16, layers=1, heads=2, hidden=24, channels=4)).eval()
+    sizes = [(16, [16, 8]), (8, [8, 0])]
+    mel = torch.randn(2, 24, 80)
+
+    def steps() -> Tensor:
+        state, rest, out = encoder.init_state(3), mel, list[Tensor]()
+        for n, counts in sizes:
+            valid = torch.tensor(counts)
+            y, real = encoder.step(rest[:, :n], state.narrow(1, 2), valid, valid < 0)  # of a larger batch
+            out.append(y.masked_fill((torch.arange(y.shape[1]) >= real[:, None])[..., None], 0))
+            rest = rest[:, n:]
+        return torch.cat(out, 1)
+
+    expected = steps()
+    for name in ("conv_step", "relative_attention"):
+        monkeypatch.setattr(module, name, getattr(registry, name).twin)
+    assert worst(steps(), expected) <= 1e-5
