@@ -1,18 +1,22 @@
-"""`vivavoce models`: which models there are, what one is, and conversion of foreign recognisers into our layout.
+"""`vivavoce models`: which models there are, what one is, and conversion of foreign ones into our layout.
 
-Recognisers are `speech/checkpoint.py`, printed; the other models that ship are told by their folders and cards.
+Recognisers are `speech/checkpoint.py`, printed, language models `speech/llm/hub.py`; the other models that ship are
+told by their folders and cards.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import get_args
 
-from vivavoce.speech.checkpoint import CARD, Info, average, convert, info, models
+from vivavoce.speech.checkpoint import CARD, CONFIG, Info, average, convert, info, models
+from vivavoce.speech.config import read_json
+from vivavoce.speech.llm import hub, retrieval
 from vivavoce.speech.weights import Precision, count_parameters
 from vivavoce.streaming.clock import Clock
 
@@ -29,9 +33,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe_other(other) if other else describe(info(args.name)))
     elif args.what == "average":
         print(describe(average(args.sources, args.folder, dtype=args.dtype)))
+    elif is_language_model(Path(args.source)):
+        print(describe_converted(convert_language_model(Path(args.source), Path(args.folder), args.dtype)))
     else:
         print(describe(convert(args.source, args.folder, dtype=args.dtype)))
     return 0
+
+
+def is_language_model(folder: Path) -> bool:
+    path = folder / CONFIG
+    return path.is_file() and read_json(path).get("model_type") in (hub.MODEL_TYPE, *hub.KINDS)
+
+
+def convert_language_model(source: Path, folder: Path, dtype: Precision) -> Path:
+    """Write it in our layout, with its ready answers and its card; returns the folder."""
+    loaded = hub.load(source)
+    hub.save(loaded.decoder, folder, tokenizer=loaded.tokenizer, template=loaded.template, dtype=dtype)
+    for name in (retrieval.FILE, CARD):
+        if (source / name).is_file() and source.resolve() != folder.resolve():
+            shutil.copy(source / name, folder / name)
+    return folder
+
+
+def describe_converted(folder: Path) -> str:
+    return f"name        {folder.name}\nsize        {_size_of(folder).strip()}"
 
 
 def others() -> list[Path]:
@@ -102,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     one = what.add_parser("info", help="what a model is, and its card")
     one.add_argument("name", metavar="NAME", help=SOURCE)
     to = what.add_parser("convert", help="write a model in this project's layout")
-    to.add_argument("source", metavar="SRC", help=SOURCE)
+    to.add_argument("source", metavar="SRC", help=f"{SOURCE}, or the folder of a language model")
     to.add_argument("folder", metavar="DST", help="folder to write: config.json, model.safetensors, tokenizer.json")
     mean = what.add_parser("average", help="write the mean of several runs' weights")
     mean.add_argument("folder", metavar="DST", help="folder to write")

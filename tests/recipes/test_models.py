@@ -11,6 +11,7 @@ import torch
 from vivavoce.recipes import cli, models
 from vivavoce.speech import checkpoint
 from vivavoce.speech.checkpoint import Info
+from vivavoce.speech.llm import hub
 
 
 def test_info_says_what_a_model_is_and_shows_its_card(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +49,22 @@ def test_a_converted_model_says_the_same(model_dir: Path, tmp_path: Path) -> Non
     ).stat().st_size
     pairs = zip(before.model.parameters(), after.model.parameters(), strict=True)
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_a_converted_language_model_says_the_same(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoint.locate("chat-en", (hub.MODEL_TYPE,))
+    assert models.main(["convert", str(source), str(tmp_path / "small"), "--dtype", dtype]) == 0
+    assert capsys.readouterr().out.startswith("name        small\nsize        2.4 M")
+    before, after = hub.load(source), hub.load(tmp_path / "small")
+    assert after.template == before.template
+    assert (tmp_path / "small" / "replies.jsonl.xz").read_bytes() == (source / "replies.jsonl.xz").read_bytes()
+    tokens = torch.arange(100, 140)[None]
+    with torch.no_grad():
+        a, b = (m.decoder.logits(m.decoder(tokens)) for m in (before, after))
+    assert (a - b).abs().max() <= (0.05 if dtype == "int8" else 1e-3) * a.abs().max()
 
 
 @pytest.mark.parametrize(
