@@ -91,10 +91,18 @@ def bench_backbone(plan: Plan) -> list[Row]:
         for name, config in plan.generating.items():
             theirs, ours = build(config)
             rows += [kept_case(name, ours, plan, kept) for kept in plan.kept]
-            ways = {way: prepare(copy.deepcopy(ours), precision) for way, precision in WAYS.items()
-                    if precision in supported()}  # fmt: skip
+            ways = ways_of(ours)
             rows += [row for batch in plan.batches for row in generate_cases(name, theirs, ours, ways, plan, batch)]
     return rows + (large_rows(plan, "cuda") if torch.cuda.is_available() else [])
+
+
+def ways_of(decoder: Decoder) -> dict[str, Decoder]:
+    """The decoder as a CPU runs it; on a GPU, or of other weights than float32, just itself."""
+    weight = decoder.embed.weight
+    if weight.is_cuda or weight.dtype != torch.float32:
+        return {"": decoder}
+    able = {way: precision for way, precision in WAYS.items() if precision in supported()}
+    return {way: prepare(copy.deepcopy(decoder), precision) for way, precision in able.items()}
 
 
 @torch.no_grad()
@@ -110,8 +118,8 @@ def large_rows(plan: Plan, device: str) -> list[Row]:
             case = f"{name}, {device}, {str(dtype).removeprefix('torch.')}"
             for window in plan.windows:
                 rows += [recompute_case(case, ours, plan, window), floor_case(case, ours, plan, window)]
-            for batch in plan.batches:
-                rows += generate_cases(case, theirs, ours, {"": ours}, plan, batch)
+            ways = ways_of(ours)
+            rows += [row for batch in plan.batches for row in generate_cases(case, theirs, ours, ways, plan, batch)]
     return rows
 
 
