@@ -114,6 +114,14 @@ def temperature(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """An argparse type: a whole number of 64 bits."""
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} has more than 64 bits")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "vivavoce chat",
@@ -133,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
                         "slower and a little off (default: as the weights)")  # fmt: skip
     parser.add_argument("--temperature", type=temperature, default=LIVELY.temperature, metavar="T",
                         help="0 takes the likeliest word (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of the random numbers (default: %(default)s)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto",
                         help="where the model runs; auto takes a GPU when there is one (default)")  # fmt: skip
     return parser

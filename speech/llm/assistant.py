@@ -27,7 +27,7 @@ from vivavoce.speech.errors import BadCheckpoint
 from vivavoce.streaming.cache_policy import SinkRing
 from vivavoce.streaming.eight_bits import Kept
 from vivavoce.streaming.engine import Slot
-from vivavoce.streaming.errors import UnknownSlot, VivaVoceError
+from vivavoce.streaming.errors import Full, UnknownSlot, VivaVoceError
 
 from .chat import Message
 from .detokenize import StopStrings, TextStream
@@ -105,13 +105,21 @@ class Assistant:
         replies: Replies | None = None,
         kept: Kept | None = None,
     ) -> None:
-        """Raises BadCheckpoint for a model without a chat template."""
+        """Raises BadCheckpoint for a model without a chat template, Full where memory for the slots cannot be had."""
         if loaded.template is None:
             raise BadCheckpoint(f"{loaded.source}: no chat template lies beside it; take a model made for conversation")
         self.tokenizer, self.template, self.source = loaded.tokenizer, loaded.template, loaded.source
         self.sampling, self.replies = sampling, replies
-        model = LanguageModel(loaded.decoder, policy or SinkRing(), kept=kept)
-        self.engine = LlmEngine(model, slots, budget=max(budget, slots))
+        policy = policy or SinkRing()
+        try:
+            self.engine = LlmEngine(LanguageModel(loaded.decoder, policy, kept=kept), slots, budget=max(budget, slots))
+        except RuntimeError as e:  # torch has no class of its own for a CPU's memory
+            if "memory" not in str(e):
+                raise
+            raise Full(
+                f"no memory for {slots} conversation{'s' * (slots > 1)} of {policy.entries} tokens; take fewer, or a "
+                "smaller window"
+            ) from e
         self._conversations: dict[Slot, Conversation] = {}
         self._prefixes: dict[str, Snapshot] = {}
         self._count = 0

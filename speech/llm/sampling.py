@@ -38,6 +38,8 @@ class Sampling:
             raise ValueError(f"{self}: temperature and top_k take 0 or more, top_p a value over 0 and at most 1")
         if not 0 <= self.ras_window <= RECENT or not 0 < self.ras_share <= 1:
             raise ValueError(f"{self}: ras_window takes 0 to {RECENT}, ras_share a value over 0 and at most 1")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"{self}: seed takes a whole number of 64 bits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,8 @@ def sample(logits: Tensor, state: SamplerState, slots: Tensor) -> Tensor:
     if not bool((temperature > 0).any()):
         return _remember(greedy, state, slots)
     logits = logits.double()
-    scores = logits / torch.where(temperature > 0, temperature, 1)[:, None]
+    # from the highest down, so that no temperature is too small to divide by
+    scores = (logits - logits.amax(-1, keepdim=True)) / torch.where(temperature > 0, temperature, 1)[:, None]
     draws = uniform(state.seed[slots, None], state.counter[slots, None] * 2 + torch.arange(2, device=logits.device))
     everything = scores.softmax(-1).sort(descending=True, stable=True)
     nucleus = _nucleus(everything.values, state.top_k[slots], state.top_p[slots])

@@ -109,7 +109,7 @@ def test_a_turn_that_is_too_long_is_refused_and_the_next_is_answered(
 
 
 def test_wrong_options_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in (["--temperature", "-1"], ["--max-tokens", "0"], ["--window", "0"]):
+    for wrong in (["--temperature", "-1"], ["--max-tokens", "0"], ["--window", "0"], ["--seed", "9" * 20]):
         with pytest.raises(SystemExit):
             chat._parser().parse_args(wrong)
         assert wrong[0] in capsys.readouterr().err

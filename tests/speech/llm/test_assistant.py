@@ -222,5 +222,7 @@ def test_mistakes_are_named(loaded: Loaded) -> None:
     a.close(a.open("long"))
     with pytest.raises(UnknownSlot):
         a.close(c)
+    with pytest.raises(Full, match=r"no memory for 2 conversations of .* tokens; take fewer, or a smaller window"):
+        Assistant(loaded, slots=2, policy=SinkRing(window=2**44))
     with pytest.raises(BadCheckpoint, match="chat template"):
         Assistant(Loaded(loaded.decoder, loaded.tokenizer, None, Path("here")))

@@ -143,13 +143,21 @@ def test_random_numbers_are_those_of_the_published_finaliser() -> None:
         assert float(uniform(torch.tensor(seed), torch.tensor(counter))) == expected * 2.0**-53
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-300, 5e-324])
+def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
+    logits, state = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)), SamplerState.empty(1)
+    state.set_(0, Sampling(temperature=temperature))
+    assert int(sample(logits, state, torch.tensor([0]))) == int(logits.argmax())
+
+
 def test_a_token_of_no_probability_never_comes() -> None:
     logits = torch.tensor([0.0, -torch.inf, 0.0, -torch.inf])
     assert set(draw(Sampling(3.0, seed=1), 200, logits.nan_to_num(neginf=-1e9))) == {0, 2}
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0},
-                                   {"top_p": 1.1}, {"ras_window": RECENT + 1}, {"ras_share": 0.0}])  # fmt: skip
+                                   {"top_p": 1.1}, {"ras_window": RECENT + 1}, {"ras_share": 0.0},
+                                   {"seed": 2**63}])  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="take"):
         Sampling(**wrong)  # type: ignore[arg-type]
