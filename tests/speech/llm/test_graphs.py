@@ -7,12 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from vivavoce.kernels import registry
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
 from vivavoce.speech.llm.graphs import DecodeGraphs, Replay
 from vivavoce.speech.llm.model import LanguageModel
 from vivavoce.streaming.cache_policy import SinkRing
+from vivavoce.streaming.eight_bits import Kept
 
 POLICY = SinkRing(2, 6, 3)
 
@@ -51,6 +54,26 @@ def test_a_replay_is_a_step_and_sizes_are_captured_once() -> None:
     graphs = compare("cpu", eager)
     assert sorted(graphs.replays) == graphs.sizes[: len(graphs.replays)] == [1, 2, 4, 6]
     assert len(captures) == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
+@pytest.mark.parametrize("kept", [None, "int8", "fp8"])
+def test_what_is_captured_asks_a_gpu_nothing_and_stays_on_it(
+    kept: Kept | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tensors without memory that call themselves CUDA's: asking for a value, or mixing devices, raises there."""
+    monkeypatch.setattr(registry, "installed", lambda: False)  # kernels need memory
+    model = machine()
+    model.kept = kept
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda"):
+            model.decoder, model.table = Decoder(model.decoder.config).eval(), torch.empty(model.table.shape)
+        state = model.init_state(6)
+        hidden = DecodeGraphs(model, state, lambda run: run)._decode(4)
+        assert model.decoder.logits(hidden).device.type == "cuda"
+        assert state.cache.kept.device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):
+            state.cache.length.tolist()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from streams import one_pass, random_sizes, streamed, worst
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vivavoce.kernels import registry
 from vivavoce.kernels.lazy import installed
@@ -156,6 +157,19 @@ def test_gradients_reach_every_parameter() -> None:
     y, _ = encoder(torch.randn(2, 60, 80, dtype=torch.float64), torch.tensor([60, 33]), lookahead=1)
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
+def test_a_step_asks_a_gpu_nothing_and_stays_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a CUDA graph can hold it. On tensors without memory that call themselves CUDA's: asking for a value, or
+    mixing devices, raises there."""
+    monkeypatch.setattr(registry, "installed", lambda: False)  # kernels need memory
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            encoder, mel, valid = Encoder(CONFIG).eval(), torch.randn(3, 32, 80), torch.full((3,), 32)
+        encoder.tabulate()
+        y, count = encoder.step(mel, encoder.init_state(3), valid, valid < 0, 3)
+        assert y.device.type == count.device.type == "cuda"
 
 
 @pytest.mark.skipif(not installed(), reason="triton is not installed")
