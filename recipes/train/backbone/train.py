@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import pickle
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 
 from vivavoce.recipes.train.muon import Muon, matrices
 from vivavoce.speech.config import read_toml
+from vivavoce.speech.errors import BadCheckpoint, MissingDevice
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
@@ -158,8 +160,17 @@ class Run:
         self.log(f"{parameters / 1e6:.2f} M parameters; {self.data.summary}")
         self.checkpoint = folder / "last.pt"
         if self.checkpoint.exists():
-            self.trainer.load(torch.load(self.checkpoint, map_location=device, weights_only=True))
+            self._resume()
         self.stopping = False
+
+    def _resume(self) -> None:
+        """Raises BadCheckpoint."""
+        try:
+            self.trainer.load(torch.load(self.checkpoint, map_location=self.trainer.device, weights_only=True))
+        except (RuntimeError, LookupError, ValueError, EOFError, pickle.UnpicklingError) as e:
+            raise BadCheckpoint(
+                f"{self.checkpoint}: damaged, or of another configuration; remove it to begin anew, or give another --out"
+            ) from e
 
     def _tokenizer(self, root: Path) -> Tokenizer:
         path = self.folder / "tokenizer.json"
@@ -227,7 +238,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")),
                         help="folder that holds text/ (default: $VIVAVOCE_DATA)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/NAME)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, with a checkpoint")
     parser.add_argument("--steps", type=int, default=0, help="another length than the configuration's: it cools down "
                         "before that one")  # fmt: skip
@@ -235,6 +246,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
     config = read_config(args.config)
     if args.steps:
         config = replace(config, optimizer=replace(config.optimizer, steps=args.steps))

@@ -12,7 +12,7 @@ import torch
 
 from vivavoce.recipes.train.backbone.data import DataConfig
 from vivavoce.recipes.train.backbone.train import ModelConfig, OptimizerConfig, Run, TrainConfig, main, read_config
-from vivavoce.speech.errors import BadConfig
+from vivavoce.speech.errors import BadCheckpoint, BadConfig, MissingDevice
 from vivavoce.speech.llm.assistant import Assistant
 from vivavoce.speech.llm.hub import load
 from vivavoce.speech.llm.sampling import Sampling
@@ -88,6 +88,18 @@ def test_another_length_cools_down_before_it(root: Path, tmp_path: Path) -> None
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 3
     assert main([*words, "--minutes", "1e-9"]) == 0  # over before the first step ends, on any machine
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 4
+    file.write_text(file.read_text().replace("hidden = 8", "hidden = 16"))
+    with pytest.raises(BadCheckpoint, match="of another configuration; remove it to begin anew"):
+        main([*words, "--steps", "3"])
+    (tmp_path / "run" / "last.pt").write_bytes(b"PK")
+    with pytest.raises(BadCheckpoint, match=r"last\.pt: damaged"):
+        main([*words, "--steps", "3"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    with pytest.raises(MissingDevice, match="no usable GPU"):
+        main(["a.toml", "--device", "cuda"])
 
 
 @pytest.mark.parametrize("name", [p.name for p in sorted(CONFIGS.glob("*.toml")) if p.name != "small_talk.toml"])
