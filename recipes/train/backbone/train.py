@@ -169,7 +169,7 @@ class Run:
             self.trainer.load(torch.load(self.checkpoint, map_location=self.trainer.device, weights_only=True))
         except (RuntimeError, LookupError, ValueError, EOFError, pickle.UnpicklingError) as e:
             raise BadCheckpoint(
-                f"{self.checkpoint}: damaged, or of another configuration; remove it to begin anew, or give another --out"
+                f"{self.checkpoint}: damaged, or of another configuration; remove it to begin anew, or change --out"
             ) from e
 
     def _tokenizer(self, root: Path) -> Tokenizer:
