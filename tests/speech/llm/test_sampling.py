@@ -82,7 +82,9 @@ def test_repetition_aware_sampling_draws_again_from_everything() -> None:
 
 
 def test_repetition_waits_for_its_share() -> None:
-    assert draw(Sampling(1.0, top_k=1, ras_window=10, ras_share=0.5, seed=3), 5) == [0] * 5
+    said = [draw(Sampling(1.0, top_k=1, ras_window=10, ras_share=0.5, seed=seed), 6) for seed in range(20)]
+    assert [one[:5] for one in said] == [[0] * 5] * 20
+    assert {one[5] for one in said} > {0}  # five of ten is the share, and what follows is drawn from everything
 
 
 def test_company_and_place_change_no_draw() -> None:
