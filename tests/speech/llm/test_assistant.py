@@ -173,7 +173,9 @@ def test_a_ready_answer_stands_in_where_one_matches(loaded: Loaded) -> None:
     assert answer(a, c, "What's your name?", 40) == "My name is Viva."
     assert answer(a, c, "what is your name", 40) == "Viva!"
     assert c.messages[-1] == {"role": "assistant", "content": "Viva!"}
-    assert answer(a, c, "zzz", 5) != "Viva!"
+    fresh = a.open(history=c.messages)  # the reply's own end stands there once
+    assert answer(a, c, "zzz", 5) == answer(a, fresh, "zzz", 5) != "Viva!"
+    assert a.engine._length(c.slot) == a.engine._length(fresh.slot)
 
 
 def test_a_failed_session_says_so_and_the_others_go_on(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
