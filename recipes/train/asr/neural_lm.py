@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from vivavoce.recipes.data import corpora, manifest
 from vivavoce.recipes.data.exclude import DevSentences
+from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.asr.neural_lm import NeuralLm
-from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.text import normalize
 from vivavoce.streaming.errors import VivaVoceError
 
@@ -95,29 +95,20 @@ class Training:
         self.step += 1
         return loss.item(), (memory[0].detach(), memory[1].detach())
 
-    def save(self, path: Path) -> None:
-        part = path.with_name(path.name + ".part")
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-        torch.save(state, part)
-        part.replace(path)
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
 
-    def resume(self, path: Path) -> None:
-        """Raises BadConfig for a file of another model, or a damaged one."""
-        try:
-            saved = torch.load(path, weights_only=True)
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.step = int(saved["step"])
-        except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as e:
-            raise BadConfig(f"{path}: damaged or another model's ({e}); give another --out, or the same sizes") from e
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])
 
 
 def train(training: Training, text: Text, out: Path, dev: Sequence[Sequence[int]]) -> None:
     """To the last step, with a line every SPANS steps, a checkpoint every few minutes and the model at the end."""
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, saved = out / "last.pt", time.monotonic()
-    if checkpoint.is_file():
-        training.resume(checkpoint)
+    resume(checkpoint, torch.device("cpu"), training.load)
     while training.step < training.steps:
         number, at = divmod(training.step, SPANS)
         block = torch.from_numpy(text.block(number, training.seed, training.model.pieces)).T.contiguous()
@@ -129,7 +120,7 @@ def train(training: Training, text: Text, out: Path, dev: Sequence[Sequence[int]
         rate = training.rate_at(training.step - 1)
         print(f"step {training.step}  loss {np.mean(losses):.3f}  {pace:.0f} pieces/s  lr {rate:.2e}", flush=True)
         if training.step == training.steps or time.monotonic() - saved > SAVE_SECONDS:
-            training.save(checkpoint)
+            keep(training.state(), checkpoint)
             saved = time.monotonic()
             found, _ = perplexity(training.model, dev)
             print(f"step {training.step}  dev transcripts: perplexity {found:.2f} a piece", flush=True)

@@ -32,6 +32,7 @@ from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.labels import CLASSES, LABELS_A_FRAME
 from vivavoce.recipes.data.timed import TimedSpeech
 from vivavoce.recipes.train.muon import Muon, matrices
+from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
 from vivavoce.speech.checkpoint import load, save
@@ -287,8 +288,7 @@ class Run:
         self.dev = self.data.dev(root)
         self.log(self.data.summary)
         self.checkpoint = folder / "last.pt"
-        if self.checkpoint.exists():
-            self.trainer.load(torch.load(self.checkpoint, map_location=device, weights_only=True))
+        resume(self.checkpoint, device, self.trainer.load)
         self.stopping = False
 
     def train(self, minutes: float = 0, finish: bool = False) -> None:
@@ -344,12 +344,9 @@ class Run:
             self.log(f"{name}: WER {100 * rates.words.rate:.1f} %  CER {100 * rates.characters.rate:.1f} %")
 
     def save(self) -> None:
-        """Atomic, so that a cut never leaves half a checkpoint."""
         if self.rank:
             return
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(self.trainer.state(), part)
-        part.replace(self.checkpoint)
+        keep(self.trainer.state(), self.checkpoint)
         save(self.trainer.averaged(), self.trainer.tokenizer, self.folder / "export")
 
     def log(self, text: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import pickle
 import signal
 import sys
 import time
@@ -25,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vivavoce.recipes.train.muon import Muon, matrices
+from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.config import read_toml
-from vivavoce.speech.errors import BadCheckpoint, MissingDevice
+from vivavoce.speech.errors import MissingDevice
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
@@ -159,18 +159,8 @@ class Run:
         parameters = sum(p.numel() for p in self.trainer.model.parameters())
         self.log(f"{parameters / 1e6:.2f} M parameters; {self.data.summary}")
         self.checkpoint = folder / "last.pt"
-        if self.checkpoint.exists():
-            self._resume()
+        resume(self.checkpoint, device, self.trainer.load)
         self.stopping = False
-
-    def _resume(self) -> None:
-        """Raises BadCheckpoint."""
-        try:
-            self.trainer.load(torch.load(self.checkpoint, map_location=self.trainer.device, weights_only=True))
-        except (RuntimeError, LookupError, ValueError, EOFError, pickle.UnpicklingError) as e:
-            raise BadCheckpoint(
-                f"{self.checkpoint}: damaged, or of another configuration; remove it to begin anew, or change --out"
-            ) from e
 
     def _tokenizer(self, root: Path) -> Tokenizer:
         path = self.folder / "tokenizer.json"
@@ -209,10 +199,8 @@ class Run:
         self.log("held out: " + "  ".join(f"{name} {value:.1f}" for name, value in found.items()))
 
     def save(self) -> None:
-        """Atomic, so that a cut never leaves half a checkpoint; the export is float16."""
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(self.trainer.state(), part)
-        part.replace(self.checkpoint)
+        """The checkpoint, and the export in float16."""
+        keep(self.trainer.state(), self.checkpoint)
         template = ChatTemplate(TEMPLATE)
         save(self.trainer.model, self.folder / "export", tokenizer=self.tokenizer, template=template, dtype="float16")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vivavoce.recipes.data import manifest
+from vivavoce.recipes.train.resume import keep
 from vivavoce.speech import audio
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.tts import mel
@@ -64,9 +65,7 @@ def _corpus(folder: Path, cache: Path) -> list[Recording]:
         whole = (pcm * 32767).round().to(torch.int16)
         recordings.append(Recording(str(u.path), u.speaker, u.split, u.text, whole, mel.frames(whole.float() / 32768)))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(".part")
-    torch.save({"key": key, "recordings": [vars(r) | {"frames": r.frames.half()} for r in recordings]}, part)
-    part.replace(cache)
+    keep({"key": key, "recordings": [vars(r) | {"frames": r.frames.half()} for r in recordings]}, cache)
     return recordings
 
 

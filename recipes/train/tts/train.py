@@ -17,6 +17,7 @@ from typing import get_args
 
 import torch
 
+from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.weights import Precision
 
@@ -30,8 +31,7 @@ class Run:
     def __init__(self, name: PartName, learner: Learner, config: TrainConfig, folder: Path) -> None:
         self.name, self.learner, self.config, self.folder = name, learner, config, folder
         self.checkpoint = folder / f"{name}.last.pt"
-        if self.checkpoint.exists():
-            learner.load(torch.load(self.checkpoint, map_location=learner.device, weights_only=True))
+        resume(self.checkpoint, learner.device, learner.load)
         self.stopping = False
 
     def train(self, minutes: float = 0) -> None:
@@ -68,12 +68,8 @@ class Run:
         self.log("dev: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
     def save(self) -> None:
-        """Atomic, so that a cut never leaves half a checkpoint."""
-        for state, path in ((self.learner.state(), self.checkpoint),
-                            (self.learner.averaged(), self.folder / f"{self.name}.pt")):
-            part = path.with_suffix(".part")
-            torch.save(state, part)
-            part.replace(path)
+        keep(self.learner.state(), self.checkpoint)
+        keep(self.learner.averaged(), self.folder / f"{self.name}.pt")
 
     def log(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} {self.name} {self.learner.step_count}  {text}"

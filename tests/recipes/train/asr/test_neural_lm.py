@@ -13,8 +13,9 @@ import torch
 from vivavoce.recipes.data.tokenizer import train_tokenizer
 from vivavoce.recipes.train.asr import neural_lm
 from vivavoce.recipes.train.asr.neural_lm import Text, Training, main, read_text, train
+from vivavoce.recipes.train.resume import keep
 from vivavoce.speech.asr.neural_lm import NeuralLm
-from vivavoce.speech.errors import BadConfig
+from vivavoce.speech.errors import BadCheckpoint
 
 PIECES = 6
 HEADER = "path\tseconds\tsample_rate\tspeaker\tsplit\ttext\tlicence\tsource\n"
@@ -57,7 +58,7 @@ def test_a_run_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     for i in range(5):
         _, memory = first.update(block[i * 12 : (i + 1) * 12 + 1], memory)
     (tmp_path / "cut").mkdir()
-    first.save(tmp_path / "cut" / "last.pt")
+    keep(first.state(), tmp_path / "cut" / "last.pt")
     train(second, TEXT, tmp_path / "cut", [])
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -66,10 +67,10 @@ def test_a_run_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
 def test_a_checkpoint_damaged_or_of_other_sizes_is_refused(tmp_path: Path) -> None:
     train(training(2), TEXT, tmp_path, [])
     other = Training(NeuralLm(PIECES, 8, 24), rate=0.03, steps=4, cooldown=0.5, seed=1)
-    with pytest.raises(BadConfig, match=r"last\.pt"):
+    with pytest.raises(BadCheckpoint, match=r"last\.pt"):
         train(other, TEXT, tmp_path, [])
     (tmp_path / "last.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(BadConfig, match=r"last\.pt"):
+    with pytest.raises(BadCheckpoint, match=r"last\.pt"):
         train(training(2), TEXT, tmp_path, [])
 
 
