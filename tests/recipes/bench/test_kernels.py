@@ -65,7 +65,7 @@ def test_different_answers_are_not_timed() -> None:
             compare("tea", other, x)
 
 
-@pytest.mark.skipif(not installed(), reason="triton is not installed")
+@pytest.mark.skipif(not installed(), reason="PyTorch comes without triton on this platform")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # of triton's interpreter
 def test_every_case_has_its_row() -> None:

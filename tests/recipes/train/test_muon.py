@@ -51,6 +51,25 @@ def test_matrices_of_one_shape_are_updated_as_if_alone_and_none_without_gradient
     assert torch.equal(together[2], start[2])
 
 
+def test_it_finds_the_bottom_and_decays_what_is_not_needed() -> None:
+    goal = torch.randn(4, 5, generator=torch.Generator().manual_seed(2))
+    weight = nn.Parameter(torch.zeros(4, 5))
+    optimizer = Muon([weight], lr=0.1, weight_decay=0.0)
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 300)
+        optimizer.zero_grad()
+        (weight - goal).square().sum().backward()
+        optimizer.step()
+    assert float((weight.detach() - goal).abs().max()) < 0.1
+    idle = nn.Parameter(torch.ones(2, 2))
+    decay = Muon([idle], lr=0.1, weight_decay=0.5)
+    decay.step()
+    assert bool((idle == 1).all())  # without a gradient nothing moves
+    idle.grad = torch.zeros(2, 2)
+    decay.step()
+    torch.testing.assert_close(idle.detach(), torch.full((2, 2), 0.95))
+
+
 def test_a_saved_state_goes_on_exactly() -> None:
     torch.manual_seed(3)
     goal = torch.randn(6, 10)

@@ -56,7 +56,7 @@ def test_a_replay_is_a_step_and_sizes_are_captured_once() -> None:
     assert len(captures) == 4
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a GPU; where there is one the next test captures")
 @pytest.mark.parametrize("kept", [None, "int8", "fp8"])
 def test_what_is_captured_asks_a_gpu_nothing_and_stays_on_it(
     kept: Kept | None, monkeypatch: pytest.MonkeyPatch

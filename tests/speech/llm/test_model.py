@@ -231,9 +231,9 @@ def test_a_cache_in_eight_bits_is_small_and_near_and_streams_as_it_runs_offline(
     assert small.kept.nbytes + small.scales.nbytes < large.kept[:, :, :2].nbytes / 3
 
 
-@pytest.mark.skipif(not installed(), reason="triton is not installed")
+@pytest.mark.skipif(not installed(), reason="PyTorch comes without triton on this platform")
 @pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # of triton's interpreter
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes the twins by itself")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs kernels in the interpreter; on a GPU they run as they are")
 @pytest.mark.parametrize("kept", [None, "int8"])
 def test_the_kernels_of_a_gpu_step_as_plain_torch_does(kept: Kept | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefill and single tokens, the cache not turned, past the window, by the kernels in triton's interpreter."""

@@ -159,7 +159,7 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a GPU, and there is one")
 def test_a_step_asks_a_gpu_nothing_and_stays_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a CUDA graph can hold it. On tensors without memory that call themselves CUDA's: asking for a value, or
     mixing devices, raises there."""
@@ -172,9 +172,9 @@ def test_a_step_asks_a_gpu_nothing_and_stays_on_it(monkeypatch: pytest.MonkeyPat
         assert y.device.type == count.device.type == "cuda"
 
 
-@pytest.mark.skipif(not installed(), reason="triton is not installed")
+@pytest.mark.skipif(not installed(), reason="PyTorch comes without triton on this platform")
 @pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # of triton's interpreter
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes the twins by itself")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs kernels in the interpreter; on a GPU they run as they are")
 def test_the_kernels_of_a_gpu_step_as_plain_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(width=16, layers=1, heads=2, hidden=24, channels=4)).eval()

@@ -96,7 +96,7 @@ def test_another_length_cools_down_before_it(root: Path, tmp_path: Path) -> None
         main([*words, "--steps", "3"])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is refused where there is a GPU")
 def test_without_a_gpu_it_says_so() -> None:
     with pytest.raises(MissingDevice, match="no usable GPU"):
         main(["a.toml", "--device", "cuda"])
