@@ -14,14 +14,13 @@ from types import FrameType
 
 import torch
 
-from vivavoce.speech.errors import MissingDevice
 from vivavoce.speech.llm.assistant import LIVELY, MODEL, Assistant, Conversation
 from vivavoce.speech.llm.sampling import Sampling
 from vivavoce.streaming.cache_policy import SinkRing
 from vivavoce.streaming.eight_bits import DTYPES
 from vivavoce.streaming.errors import VivaVoceError
 
-from .options import count, say
+from .options import count, say, usable
 
 PROMPT = "> "
 
@@ -44,16 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(args: argparse.Namespace) -> Assistant:
-    gpu = torch.cuda.is_available() if args.device != "cpu" else False
-    if args.device == "cuda" and not gpu:
-        raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
+    device = usable(args.device)
     sampling = Sampling(temperature=args.temperature, top_p=LIVELY.top_p, seed=args.seed)
     return Assistant.load(
         args.model,
         slots=1,
         policy=SinkRing(window=args.window),
-        dtype=torch.bfloat16 if gpu else torch.float32,
-        device="cuda" if gpu else "cpu",
+        dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+        device=device,
         sampling=sampling,
         kept=args.kept,
     )

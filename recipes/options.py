@@ -120,10 +120,15 @@ def count(text: str) -> int:
 
 def load_model(args: argparse.Namespace) -> Loaded:
     """The model of `add_model`'s options. Raises what `checkpoint.load` raises, and MissingDevice without a GPU."""
-    gpu = torch.cuda.is_available() if args.device != "cpu" else False
-    if args.device == "cuda" and not gpu:
+    return load(args.model, device=usable(args.device))
+
+
+def usable(device: str) -> str:
+    """cpu or cuda, as `--device` says: auto takes a GPU where there is one. Raises MissingDevice without it."""
+    gpu = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not gpu:
         raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
-    return load(args.model, device="cuda" if gpu else "cpu")
+    return "cuda" if gpu else "cpu"
 
 
 def lay_out(encoder: Encoder, precision: Precision | Literal["auto"]) -> None:

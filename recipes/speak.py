@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vivavoce.recipes.options import count, positive, say
+from vivavoce.recipes.options import count, positive, say, usable
 from vivavoce.speech import audio
 from vivavoce.speech.devices import Loudspeaker
-from vivavoce.speech.errors import BadAudio, BadSpeech, MissingDevice
+from vivavoce.speech.errors import BadAudio, BadSpeech
 from vivavoce.speech.text import normalize
 from vivavoce.speech.tts.synthesizer import Speech, Spoken, Synthesizer, Voice
 from vivavoce.streaming.engine import Slot
@@ -214,11 +214,8 @@ def load_voice(source: str, device: str = "auto") -> Voice:
     from vivavoce.speech.tts.token_voice import TokenVoice
     from vivavoce.speech.tts.voice import Voice as Durations
 
-    gpu = torch.cuda.is_available() if device != "cpu" else False
-    if device == "cuda" and not gpu:
-        raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
     kind = TokenVoice if TokenVoice.is_one(source) else Durations
-    return kind.load(source, device="cuda" if gpu else "cpu")
+    return kind.load(source, device=usable(device))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ import torch
 
 from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.manifest import Utterance
+from vivavoce.recipes.options import usable
 from vivavoce.speech.errors import BadConfig
 from vivavoce.streaming.errors import VivaVoceError
 
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--corpus", default="ljspeech", help="the one to cut (default: %(default)s)")
     p.add_argument("--folds", type=int, default=5, help="0: the split as it stands, for a spread over seeds alone")
     p.add_argument("--seeds", type=int, nargs="+", default=[1])
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     p.add_argument("--minutes", type=float, default=0, help="a run at most; run again to go on")
     args = p.parse_args(argv)
     rows, cut = dict[str, dict[str, float]](), False
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 lay_out(args.data, config.data.speech, args.corpus, args.folds, fold, root)
                 data = replace(config.data, dev_utterances=EVERYTHING)
                 one = replace(config, seed=seed, data=data, measure_steps=config.optimizer.steps)
-                rows[name] = measured(one, root, args.out / name, torch.device(args.device), args.minutes)
+                rows[name] = measured(one, root, args.out / name, torch.device(usable(args.device)), args.minutes)
                 cut |= not rows[name]
     except VivaVoceError as e:
         print(f"folds: {e}", file=sys.stderr)

@@ -31,6 +31,7 @@ from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.labels import CLASSES, LABELS_A_FRAME
 from vivavoce.recipes.data.timed import TimedSpeech
+from vivavoce.recipes.options import usable
 from vivavoce.recipes.train.muon import Muon, matrices
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.asr.ctc import CtcHead
@@ -372,7 +373,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")),
                         help="folder that the paths in the config start from (default: $VIVAVOCE_DATA)")
     parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/NAME)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, with a checkpoint")
     parser.add_argument("--finish", action="store_true", help="let the rate fall to 0 within --minutes")
     parser.add_argument("--threads", type=int, default=0)
@@ -380,12 +381,12 @@ def main(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")  # TF32 where bf16 does not reach; nothing to a CPU
-    config = read_config(args.config)
+    config, device = read_config(args.config), usable(args.device)
     if "LOCAL_RANK" in os.environ:  # started by torchrun
         dist.init_process_group()
-        if args.device == "cuda":
-            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-    run = Run(config, args.data, args.out or Path("runs") / config.name, torch.device(args.device))
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+    run = Run(config, args.data, args.out or Path("runs") / config.name, torch.device(device))
     run.train(args.minutes, args.finish)
     return 0
 

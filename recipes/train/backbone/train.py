@@ -23,10 +23,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vivavoce.recipes.options import usable
 from vivavoce.recipes.train.muon import Muon, matrices
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.config import read_toml
-from vivavoce.speech.errors import MissingDevice
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
@@ -226,7 +226,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")),
                         help="folder that holds text/ (default: $VIVAVOCE_DATA)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/NAME)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, with a checkpoint")
     parser.add_argument("--steps", type=int, default=0, help="another length than the configuration's: it cools down "
                         "before that one")  # fmt: skip
@@ -234,12 +234,11 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise MissingDevice("--device cuda: PyTorch finds no usable GPU here; use --device cpu, or check the driver")
+    device = torch.device(usable(args.device))
     config = read_config(args.config)
     if args.steps:
         config = replace(config, optimizer=replace(config.optimizer, steps=args.steps))
-    Run(config, args.data, args.out or Path("runs") / config.name, torch.device(args.device)).train(args.minutes)
+    Run(config, args.data, args.out or Path("runs") / config.name, device).train(args.minutes)
     return 0
 
 

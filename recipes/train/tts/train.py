@@ -17,6 +17,7 @@ from typing import get_args
 
 import torch
 
+from vivavoce.recipes.options import usable
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.weights import Precision
@@ -99,8 +100,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if cuda else "cpu")
+    device = torch.device(usable(args.device))
     config = read_config(args.config)
     folder = args.out or Path("runs") / config.name
     folder.mkdir(parents=True, exist_ok=True)
