@@ -72,3 +72,17 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
         size = group["lr"] * AS_ADAMW * max(shape) ** 0.5
         torch._foreach_add_(members, [m.view_as(p) for m, p in zip(made, members, strict=True)], alpha=-size)
+
+
+def optimizers(model: nn.Module, parameters: Iterable[nn.Parameter], rate: float, *, weight_decay: float,
+               inner: float | None) -> list[torch.optim.Optimizer]:
+    """Who updates what of `parameters`: Muon the matrices of the model's layers at the rate `inner`, AdamW all else at
+    `rate`, vectors without decay. inner: None for AdamW alone. In this order: AdamW, then Muon."""
+    everything = list(parameters)
+    within = {id(p) for p in matrices(model)} if inner is not None else set()
+    taken = [p for p in everything if id(p) in within]
+    rest = [p for p in everything if id(p) not in within]
+    adam = torch.optim.AdamW([{"params": [p for p in rest if p.dim() > 1], "weight_decay": weight_decay},
+                              {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0}],
+                             lr=rate, betas=(0.9, 0.98), fused=True)
+    return [adam, Muon(taken, inner, weight_decay=weight_decay)] if inner is not None and taken else [adam]

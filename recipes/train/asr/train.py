@@ -32,7 +32,7 @@ from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.labels import CLASSES, LABELS_A_FRAME
 from vivavoce.recipes.data.timed import TimedSpeech
 from vivavoce.recipes.options import usable
-from vivavoce.recipes.train.muon import Muon, matrices
+from vivavoce.recipes.train.muon import optimizers
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
@@ -133,17 +133,10 @@ class Trainer:
         self.between = CtcHead(width, model.config.pieces).to(device) if config.between >= 0 else None
         self.phones = nn.Linear(width, LABELS_A_FRAME * CLASSES).to(device)
         self.parameters = [p for m in (self.model, self.between, self.phones) if m is not None for p in m.parameters()]
-        self.optimizers = self._optimizers(config.optimizer)
+        o = config.optimizer
+        self.optimizers = optimizers(self.model.encoder.layers, self.parameters, o.rate, weight_decay=o.weight_decay,
+                                     inner=o.rate if o.muon else None)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-
-    def _optimizers(self, o: OptimizerConfig) -> list[torch.optim.Optimizer]:
-        inner = matrices(self.model.encoder.layers) if o.muon else []
-        taken = {id(p) for p in inner}
-        decay = [p for p in self.parameters if p.dim() > 1 and id(p) not in taken]
-        rest = [p for p in self.parameters if p.dim() <= 1]
-        adam = torch.optim.AdamW([{"params": decay, "weight_decay": o.weight_decay},
-                                  {"params": rest, "weight_decay": 0.0}], lr=o.rate, betas=(0.9, 0.98), fused=True)
-        return [adam, Muon(inner, o.rate, weight_decay=o.weight_decay)] if inner else [adam]
 
     def rate(self) -> float:
         """The learning rate of the next step. `spent`, the share of the time allowed, counts like steps made."""

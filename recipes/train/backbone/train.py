@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vivavoce.recipes.options import usable
-from vivavoce.recipes.train.muon import Muon, matrices
+from vivavoce.recipes.train.muon import optimizers
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.llm.chat import ChatTemplate
@@ -95,15 +95,8 @@ class Trainer:
             if name.endswith(("attention.out.weight", "down.weight")):  # residual branches begin as nothing
                 nn.init.zeros_(weight)
         o = config.optimizer
-        inner = matrices(self.model)
-        taken = {id(p) for p in inner}
-        rest = [p for p in self.model.parameters() if id(p) not in taken]
-        self.optimizers = (
-            Muon(inner, o.matrices, weight_decay=o.weight_decay),
-            torch.optim.AdamW([{"params": [p for p in rest if p.dim() > 1], "weight_decay": o.weight_decay},
-                               {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0}],
-                              lr=o.rest, betas=(0.9, 0.98), fused=True),
-        )  # fmt: skip
+        self.optimizers = optimizers(self.model, self.model.parameters(), o.rest, weight_decay=o.weight_decay,
+                                     inner=o.matrices)
         self.base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, rows: Tensor) -> float:

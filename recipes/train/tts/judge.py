@@ -173,9 +173,15 @@ def rows(voice: str, hearings: Sequence[tuple[Sentence, Hearing]]) -> list[Row]:
 
 
 def gaps(text: str, heard: str) -> set[int]:
-    """Which words of the text have nothing in what was heard, not even another word."""
-    ops = Levenshtein.editops(normalize(text).split(), normalize(heard).split())
-    return {op.src_pos for op in ops if op.tag == "delete"}
+    """Which words of the text have nothing in what was heard, not a letter: without them it is nearer by just as many
+    letters as they have. A word that a neighbour swallowed ("common" for "come in") is misheard, not skipped."""
+    words, hearing = normalize(text).split(), normalize(heard)
+    whole = Levenshtein.distance(" ".join(words), hearing)
+
+    def nearer(i: int) -> int:
+        return whole - Levenshtein.distance(" ".join(words[:i] + words[i + 1 :]), hearing)
+
+    return {i for i, word in enumerate(words) if nearer(i) == len(word) + (len(words) > 1)}
 
 
 def echoes(text: str, heard: str) -> set[int]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vivavoce.recipes.train.muon import Muon, matrices
+from vivavoce.recipes.train.muon import optimizers
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,9 @@ class Learner:
     def __init__(self, part: Part, config: OptimizerConfig, device: torch.device) -> None:
         self.part, self.config, self.device, self.step_count = part, config, device, 0
         self.parameters = [p for p in part.model.parameters() if p.requires_grad]
-        self.optimizers = self._optimizers()
+        self.optimizers = optimizers(part.model, self.parameters, config.rate, weight_decay=config.weight_decay,
+                                     inner=config.rate if config.muon else None)
         self.average = {name: p.detach().clone() for name, p in part.model.named_parameters()}
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        c = self.config
-        inner = [p for p in matrices(self.part.model) if p.requires_grad] if c.muon else []
-        taken = {id(p) for p in inner}
-        rest = [p for p in self.parameters if id(p) not in taken]
-        adam = torch.optim.AdamW([{"params": [p for p in rest if p.dim() > 1], "weight_decay": c.weight_decay},
-                                  {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0}],
-                                 lr=c.rate, betas=(0.9, 0.98), fused=True)
-        return [adam, Muon(inner, c.rate, weight_decay=c.weight_decay)] if inner else [adam]
 
     def rate(self) -> float:
         c, step = self.config, self.step_count

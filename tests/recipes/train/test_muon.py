@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vivavoce.recipes.train.muon import AS_ADAMW, Muon, matrices, orthogonal
+from vivavoce.recipes.train.muon import AS_ADAMW, Muon, matrices, optimizers, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32)])
@@ -98,3 +98,16 @@ def test_it_takes_the_matrices_of_layers_and_neither_heads_nor_vectors_nor_depth
     model = nn.ModuleDict({"enter": nn.Linear(24, 24), "layers": nn.ModuleList([layer])})
     assert matrices(model) == [layer[0].weight]
     assert matrices(model["layers"]) == [layer[0].weight]
+
+
+def test_muon_gets_the_matrices_of_layers_and_adamw_the_rest_vectors_without_decay() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.ModuleList([nn.Linear(4, 4), nn.LayerNorm(4)]), nn.Linear(4, 5))
+    adam, muon = optimizers(model, model.parameters(), 0.1, weight_decay=0.5, inner=0.2)
+    decayed, vectors = adam.param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(5, 4), (5, 4)]
+    assert {p.dim() for p in vectors["params"]} == {1}
+    assert (decayed["weight_decay"], vectors["weight_decay"], adam.param_groups[0]["lr"]) == (0.5, 0.0, 0.1)
+    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(4, 4)]
+    assert (muon.param_groups[0]["lr"], muon.param_groups[0]["weight_decay"]) == (0.2, 0.5)
+    alone = optimizers(model, model.parameters(), 0.1, weight_decay=0.5, inner=None)
+    assert [type(o) for o in alone] == [torch.optim.AdamW]

@@ -44,6 +44,9 @@ def test_there_are_two_hundred_sentences_of_the_kinds_that_go_wrong() -> None:
 def test_words_nobody_heard_and_words_heard_twice_are_found() -> None:
     assert gaps("we go home now", "we home now") == {1}
     assert gaps("we go home now", "we see home now") == set()
+    assert gaps("I know it", "i know") == {2}
+    assert gaps("come in", "common") == set()  # swallowed by its neighbour, not skipped
+    assert gaps("go", "") == {0}
     assert echoes("we go home now", "we go go home now") == {1}
     assert echoes("we go home now", "we go see home now") == set()
 
