@@ -67,9 +67,9 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; tokenizer,
-    encoder and transducer then stay unset; dropout: in its layers, its own if not given. transducer: train one beside
-    CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv
+    """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; encoder and
+    transducer then stay unset; with a tokenizer of its own, the run keeps the model's encoder and begins its heads anew;
+    dropout: in its layers, its own if not given. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv
     2102.03216), -1 for none; its share of the loss is between_weight. timed: for so many steps at the beginning the
     data is synthetic speech with known phone times, in batches of timed_seconds (see recipes/data/timed.py).
     phones_weight: of naming the phone of every 40 ms beside the other losses, where phones are known: in timed speech,
@@ -99,26 +99,31 @@ class TrainConfig:
     measure_steps: int = 1000
 
     def __post_init__(self) -> None:
-        shape = bool(self.tokenizer and self.encoder)
-        if shape == bool(self.start) or (self.start and (self.tokenizer or self.encoder or self.transducer)):
+        if self.start and (self.encoder or self.transducer):
+            raise BadConfig(f"{self.name}: a model to go on from (`start`) has its own [encoder] and [transducer]")
+        if not self.start and not (self.tokenizer and self.encoder):
             raise BadConfig(f"{self.name}: give either `start`, a model to go on from, or `tokenizer` and [encoder]")
         if self.dropout is not None and self.encoder:
             raise BadConfig(f"{self.name}: `dropout` goes with `start`; of a new model it belongs in [encoder]")
 
     def begin(self, root: Path) -> tuple[AsrModel, Tokenizer]:
         """The model before its first step. Raises what reading `start` or the tokenizer raises."""
-        if self.start:
-            loaded = load(self.start)
-            config = dataclasses.replace(loaded.model.config, name=self.name, lookaheads=self.lookaheads)
-            if self.dropout is not None:
-                config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dropout=self.dropout))
+        own = Tokenizer.from_file(str(root / self.tokenizer)) if self.tokenizer else None
+        if not self.start:
+            assert self.encoder is not None and own is not None
+            return AsrModel(AsrConfig(self.name, self.encoder, own.get_vocab_size(), transducer=self.transducer,
+                                      lookaheads=self.lookaheads)), own
+        loaded = load(self.start)
+        config = dataclasses.replace(loaded.model.config, name=self.name, lookaheads=self.lookaheads)
+        if self.dropout is not None:
+            config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dropout=self.dropout))
+        if own is None:
             model = AsrModel(config)
             model.load_state_dict(loaded.model.state_dict())
             return model, loaded.tokenizer
-        assert self.encoder is not None
-        tokenizer = Tokenizer.from_file(str(root / self.tokenizer))
-        return AsrModel(AsrConfig(self.name, self.encoder, tokenizer.get_vocab_size(), transducer=self.transducer,
-                                  lookaheads=self.lookaheads)), tokenizer
+        model = AsrModel(dataclasses.replace(config, pieces=own.get_vocab_size()))
+        model.encoder.load_state_dict(loaded.model.encoder.state_dict())
+        return model, own
 
 
 class Trainer:

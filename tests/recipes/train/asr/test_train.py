@@ -176,8 +176,24 @@ def test_it_goes_on_from_a_model_and_its_tokenizer(root: Path) -> None:
     assert second.tokenizer.get_vocab() == first.trainer.tokenizer.get_vocab()
     for name, weight in first.trainer.averaged().state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], weight, rtol=0, atol=2e-3)
+    with pytest.raises(BadConfig, match="has its own"):
+        dataclasses.replace(onward, encoder=make_config().encoder)
     with pytest.raises(BadConfig, match="either `start`"):
-        dataclasses.replace(onward, tokenizer="tokenizer.json")
+        dataclasses.replace(onward, start="")
+
+
+def test_with_a_tokenizer_of_its_own_it_keeps_the_encoder_and_begins_new_heads(root: Path) -> None:
+    first = Run(make_config(), root, root / "first", torch.device("cpu"))
+    first.train()
+    train_tokenizer(["low high low", "high low again"], 32).save(str(root / "smaller.json"))
+    other = dataclasses.replace(make_config(), start=str(root / "first" / "export"), tokenizer="smaller.json",
+                                encoder=None, transducer=None)
+    trainer = Trainer(other, root, torch.device("cpu"))
+    pieces = trainer.tokenizer.get_vocab_size()
+    assert pieces == trainer.model.config.pieces < first.trainer.model.config.pieces
+    assert trainer.model.ctc is not None and trainer.model.ctc.linear.out_features == pieces + 1
+    for name, weight in first.trainer.averaged().encoder.state_dict().items():
+        torch.testing.assert_close(trainer.model.encoder.state_dict()[name], weight, rtol=0, atol=2e-3)
 
 
 def test_a_model_gone_on_from_takes_another_dropout(root: Path) -> None:
