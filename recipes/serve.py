@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from vivavoce.recipes.options import add_hearing, add_model, count, positive, recognizers, say
+from vivavoce.recipes.options import add_hearing, add_model, count, positive, recognizers, say, usable
 from vivavoce.recipes.speak import VOICE, load_voice
 from vivavoce.server import app
 from vivavoce.server.capacity import measured
@@ -189,8 +189,8 @@ def replies(args: argparse.Namespace) -> Replies | None:
         return None
     if args.llm.startswith(("http://", "https://")):
         return EndpointReplies(args.llm, model=args.llm_model, key=os.environ.get(LLM_KEY))
-    gpu = args.device != "cpu" and torch.cuda.is_available()
-    dtype, device = (torch.bfloat16, "cuda") if gpu else (torch.float32, "cpu")
+    device = usable(args.device)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     try:
         source = CHAT if args.llm in ("auto", "local") else args.llm
         return ThinkingRoom(Assistant.load(source, slots=args.speakers, dtype=dtype, device=device))

@@ -68,14 +68,14 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; encoder and
-    transducer then stay unset; with a tokenizer of its own, the run keeps the model's encoder and begins its heads anew;
-    dropout: in its layers, its own if not given. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv
-    2102.03216), -1 for none; its share of the loss is between_weight. timed: for so many steps at the beginning the
-    data is synthetic speech with known phone times, in batches of timed_seconds (see recipes/data/timed.py).
-    phones_weight: of naming the phone of every 40 ms beside the other losses, where phones are known: in timed speech,
-    and in recordings that were aligned (`phones` in [data]). consistency: weight of the difference between what CTC
-    hears in two maskings of every utterance (CR-CTC, arXiv 2410.05101; 0.2 there), 0 for one masking as usual; a step
-    then computes twice as much."""
+    transducer then stay unset; with a tokenizer of its own the run keeps that model's encoder and begins new heads;
+    dropout: in its layers, its own if not given. transducer: train one beside CTC, whose share of the loss is then
+    ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
+    is between_weight. timed: for so many steps at the beginning the data is synthetic speech with known phone times, in
+    batches of timed_seconds (see recipes/data/timed.py). phones_weight: of naming the phone of every 40 ms beside the
+    other losses, where phones are known: in timed speech, and in recordings that were aligned (`phones` in [data]).
+    consistency: weight of the difference between what CTC hears in two maskings of every utterance (CR-CTC, arXiv
+    2410.05101; 0.2 there), 0 for one masking as usual; a step then computes twice as much."""
 
     name: str
     data: DataConfig
@@ -110,7 +110,8 @@ class TrainConfig:
         """The model before its first step. Raises what reading `start` or the tokenizer raises."""
         own = Tokenizer.from_file(str(root / self.tokenizer)) if self.tokenizer else None
         if not self.start:
-            assert self.encoder is not None and own is not None
+            assert self.encoder is not None
+            assert own is not None
             return AsrModel(AsrConfig(self.name, self.encoder, own.get_vocab_size(), transducer=self.transducer,
                                       lookaheads=self.lookaheads)), own
         loaded = load(self.start)

@@ -191,7 +191,8 @@ def test_with_a_tokenizer_of_its_own_it_keeps_the_encoder_and_begins_new_heads(r
     trainer = Trainer(other, root, torch.device("cpu"))
     pieces = trainer.tokenizer.get_vocab_size()
     assert pieces == trainer.model.config.pieces < first.trainer.model.config.pieces
-    assert trainer.model.ctc is not None and trainer.model.ctc.linear.out_features == pieces + 1
+    assert trainer.model.ctc is not None
+    assert trainer.model.ctc.linear.out_features == pieces + 1
     for name, weight in first.trainer.averaged().encoder.state_dict().items():
         torch.testing.assert_close(trainer.model.encoder.state_dict()[name], weight, rtol=0, atol=2e-3)
 
