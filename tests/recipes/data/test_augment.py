@@ -12,7 +12,7 @@ from vivavoce.recipes.data import augment
 from vivavoce.recipes.data.augment import RATE, Augment, AugmentConfig, SpecAugment, mel_centres, warp_frequencies
 from vivavoce.speech.features import LogMel
 
-QUIET = AugmentConfig(speed=0, room=0, noise=0, babble=0, telephone=0, codec=0, clipping=0, gain=(0.0, 0.0))
+QUIET = AugmentConfig(speed=0, pitch=0, room=0, noise=0, babble=0, telephone=0, codec=0, clipping=0, gain=(0.0, 0.0))
 
 
 def _tone(hertz: float, seconds: float = 1.0, level: float = 0.5) -> augment.Audio:
@@ -35,6 +35,31 @@ def test_faster_is_shorter_and_higher() -> None:
     fast = augment.change_speed(_tone(1000), 1.1)
     assert len(fast) == pytest.approx(RATE / 1.1, abs=2)
     assert _peak_hertz(fast) == pytest.approx(1100, abs=2)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.4])
+def test_stretched_is_longer_at_the_same_pitch_and_loudness_without_seams(factor: float) -> None:
+    tone = _tone(150) + _tone(450, level=0.2)
+    made = augment.stretch(tone, factor)
+    assert len(made) == round(RATE * factor)
+    assert _peak_hertz(made) == pytest.approx(150, abs=2)
+    middle = slice(1000, len(made) - 1000)
+    assert _decibels(made[middle], tone[1000:-1000]) == pytest.approx(0, abs=0.5)
+    assert np.abs(np.diff(made[middle])).max() < 1.2 * np.abs(np.diff(tone)).max()
+
+
+def test_stretching_by_one_changes_nothing() -> None:
+    noise = _noise(0.5)
+    np.testing.assert_allclose(augment.stretch(noise, 1.0)[600:-600], noise[600:-600], atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.3])
+def test_another_pitch_is_as_long_as_before(factor: float) -> None:
+    made = augment.change_pitch(_tone(400), factor)
+    assert len(made) == RATE
+    assert _peak_hertz(made) == pytest.approx(400 * factor, abs=3)
+    for short in (1, 10, 300, 700):
+        assert len(augment.change_pitch(_noise()[:short], factor)) == short
 
 
 def test_noise_lies_as_far_below_speech_as_asked() -> None:
