@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 from typing import get_args
 
@@ -40,16 +41,16 @@ class Run:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         began = saved = time.monotonic()
-        sums: dict[str, float] = {}
+        seen: dict[str, list[float]] = {}  # since the last line of the log
         steps = self.learner.config.steps
         while self.learner.step_count < steps and not self.stopping:
             for name, value in self.learner.step().items():
-                sums[name] = sums.get(name, 0.0) + value
+                seen.setdefault(name, []).append(value)
             count, now = self.learner.step_count, time.monotonic()
             if count % 50 == 0:
-                self.log("  ".join(f"{name} {value / 50:.4f}" for name, value in sums.items())
+                self.log("  ".join(f"{name} {fmean(values):.4f}" for name, values in seen.items())
                          + f"  lr {self.learner.rate():.1e}  {(now - began) / 60:.1f} min")
-                sums.clear()
+                seen.clear()
             if count % self.config.measure_steps == 0 or count == steps:
                 self.measure()
             if minutes > 0 and now - began > minutes * 60:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 from vivavoce.recipes.speak import load_voice
 from vivavoce.recipes.train.tts import parts, train
 from vivavoce.recipes.train.tts.align import Aligned
+from vivavoce.recipes.train.tts.parts import TrainConfig
+from vivavoce.recipes.train.tts.schedule import Learner, OptimizerConfig
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.tts.convert import Converter
 from vivavoce.speech.tts.phones import encode
@@ -68,6 +71,26 @@ def test_a_run_goes_on_from_its_checkpoint(config_file: Path, data_folder: Path,
     assert run(config_file, data_folder, out, "--part", "vocoder") == 0
     assert torch.load(out / "vocoder.last.pt", weights_only=True)["step"] == 5
     assert not (out / "export").exists()  # a vocoder alone is no voice
+
+
+def test_the_log_gives_means_of_the_steps_made_since_its_last_line(tmp_path: Path) -> None:
+    class Resumed:
+        device, step_count, config = torch.device("cpu"), 95, OptimizerConfig(steps=100)
+
+        def step(self) -> dict[str, float]:
+            self.step_count += 1
+            return {"mean": 2.0} | ({"flow": 6.0} if self.step_count > 98 else {})
+
+        def rate(self) -> float:
+            return 1.0
+
+        def load(self, state: object) -> None: ...
+
+    config = TrainConfig("toy", ("a",), ("A",), "A", measure_steps=1000)
+    resumed = train.Run("speech", cast(Learner, Resumed()), config, tmp_path)
+    resumed.measure = resumed.save = lambda: None  # type: ignore[method-assign]
+    resumed.train()
+    assert "mean 2.0000  flow 6.0000" in (tmp_path / "log.txt").read_text()
 
 
 def test_polishing_needs_something_to_polish(config_file: Path, data_folder: Path, tmp_path: Path) -> None:
