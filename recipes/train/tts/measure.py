@@ -223,10 +223,12 @@ def plot(found: Sequence[Row], path: Path) -> None:
     left.plot(steps, [100 * r.cer for r in made], marker="o", label="spoken")
     for r, style in zip([r for r in found if not r.steps], ("-", "--"), strict=False):
         left.axhline(100 * r.cer, color="gray", linestyle=style, label=r.name)
-    left.set(xlabel="solver steps", ylabel="CER %, pocketsphinx", ylim=(0, None), xticks=steps)
+    left.set(xlabel="solver steps", ylabel="CER %, pocketsphinx", xticks=steps)
     left.legend()
     right.plot(steps, [r.figures.mel for r in made], marker="o")
-    right.set(xlabel="solver steps", ylabel="mel distance, nats", ylim=(0, None), xticks=steps)
+    right.set(xlabel="solver steps", ylabel="mel distance, nats", xticks=steps)
+    for axes in (left, right):
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
     figure.savefig(path, dpi=120)
 
 
