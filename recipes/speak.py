@@ -31,7 +31,7 @@ from vivavoce.speech import audio
 from vivavoce.speech.devices import Loudspeaker
 from vivavoce.speech.errors import BadAudio, BadSpeech
 from vivavoce.speech.text import normalize
-from vivavoce.speech.tts.synthesizer import Speech, Spoken, Synthesizer, Voice
+from vivavoce.speech.tts.synthesizer import Speech, SpokenWord, Synthesizer, Voice
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import VivaVoceError
 
@@ -165,21 +165,30 @@ def speak_lines(synthesizer: Synthesizer, lines: Sequence[Line], *, rate: float 
                 yield speaking.pop(slot)
 
 
-def joined(parts: Sequence[Speech], rate: int) -> Spoken:
-    """Raises BadSpeech where there was nothing to say."""
-    words = tuple(word for part in parts for word in part.words)
-    if not words:
-        raise BadSpeech("there is nothing in the text that can be spoken; give words or numbers in Latin letters")
-    return Spoken(torch.cat([part.pcm for part in parts]), words, rate)
+@dataclass
+class Report:
+    """What a speech was, without its sound, which for a book would fill the memory."""
 
+    rate: int
+    words: list[SpokenWord] = field(default_factory=list)
+    samples: int = 0
 
-def times(spoken: Spoken, voice: str) -> dict[str, object]:
-    """What --json prints: the words with their seconds."""
-    rate = spoken.sample_rate
-    words = [{"word": w.word, "start": round(w.start_sample / rate, 3), "end": round(w.end_sample / rate, 3)}
-             for w in spoken.words]  # fmt: skip
-    return {"text": " ".join(w.word for w in spoken.words), "words": words,
-            "duration": round(len(spoken.pcm) / rate, 3), "voice": voice}  # fmt: skip
+    def add(self, speech: Speech) -> None:
+        self.words += speech.words
+        self.samples += len(speech.pcm)
+
+    def check(self) -> None:
+        """Raises BadSpeech where there was nothing to say."""
+        if not self.words:
+            raise BadSpeech("there is nothing in the text that can be spoken; give words or numbers in Latin letters")
+
+    def times(self, voice: str) -> dict[str, object]:
+        """What --json prints: the words with their seconds."""
+        rate = self.rate
+        words = [{"word": w.word, "start": round(w.start_sample / rate, 3), "end": round(w.end_sample / rate, 3)}
+                 for w in self.words]  # fmt: skip
+        return {"text": " ".join(w.word for w in self.words), "words": words,
+                "duration": round(self.samples / rate, 3), "voice": voice}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -254,35 +263,43 @@ def _one(args: argparse.Namespace) -> int:
     if foreign := left_out(text):
         say(f"not spoken, for want of Latin letters: {' '.join(foreign[:8])}{' ...' * (len(foreign) > 8)}")
     synthesizer = Synthesizer(load_voice(args.voice, args.device), steps=args.steps)
-    began, first, parts = time.monotonic(), 0.0, []
+    began, first, report = time.monotonic(), 0.0, Report(synthesizer.sample_rate)
     with ExitStack() as stack:
-        sink = _sink(args, synthesizer.sample_rate, stack) if args.stream else None
+        sink = _sink(args, report.rate, stack) if args.stream else None
+        held: list[Tensor] = []  # until there is a word, so that a fault leaves no empty file; of a loudspeaker, all
         for speech in speak(synthesizer, texts, rate=args.rate, seed=args.seed):
             first = first or (time.monotonic() - began) * bool(len(speech.pcm))
-            parts.append(speech)
+            report.add(speech)
+            held.append(speech.pcm)
+            if args.out and report.words:
+                sink = sink or _sink(args, report.rate, stack)
             if sink:
-                sink.write(speech.pcm)
+                _empty(held, sink)
         made = time.monotonic() - began
-        spoken = joined(parts, synthesizer.sample_rate)
-        if sink is None:
-            sink = _sink(args, synthesizer.sample_rate, stack)
-            sink.write(spoken.pcm)
+        report.check()
+        sink = sink or _sink(args, report.rate, stack)
+        _empty(held, sink)
         sink.close()
-    _tell(args, spoken, made, first)
+    _tell(args, report, made, first)
     return 0
 
 
+def _empty(held: list[Tensor], sink: Sink) -> None:
+    if held:
+        sink.write(torch.cat(held))
+        held.clear()
+
+
 def _sink(args: argparse.Namespace, rate: int, stack: ExitStack) -> Sink:
-    """Opened only when there is something to write, so that a fault leaves no empty file behind."""
     if args.out:
         return stack.enter_context(audio.Writer(args.out, rate))
     return Player(stack.enter_context(Loudspeaker(args.output_device, rate)))
 
 
-def _tell(args: argparse.Namespace, spoken: Spoken, made: float, first: float) -> None:
+def _tell(args: argparse.Namespace, report: Report, made: float, first: float) -> None:
     if args.json:
-        print(json.dumps(times(spoken, args.voice), ensure_ascii=False))
-    seconds = len(spoken.pcm) / spoken.sample_rate
+        print(json.dumps(report.times(args.voice), ensure_ascii=False))
+    seconds = report.samples / report.rate
     where = f"{args.out}: " if args.out else ""
     say(f"{where}{seconds:.1f} s of speech made in {made:.1f} s, the first after {1000 * first:.0f} ms")
 
@@ -311,10 +328,13 @@ def _many(args: argparse.Namespace) -> int:
 def _write(line: Line, rate: int, args: argparse.Namespace) -> None:
     try:
         if not line.error:
-            spoken = joined(line.parts, rate)
-            audio.write(line.path, spoken.pcm, rate)
+            report = Report(rate)
+            for part in line.parts:
+                report.add(part)
+            report.check()
+            audio.write(line.path, torch.cat([part.pcm for part in line.parts]), rate)
             if args.json:
-                print(json.dumps({"file": str(line.path), **times(spoken, args.voice)}, ensure_ascii=False), flush=True)
+                print(json.dumps({"file": str(line.path), **report.times(args.voice)}, ensure_ascii=False), flush=True)
     except VivaVoceError as e:
         line.error = f"{line.path.name}: {e}"
     line.parts.clear()  # the sound is in its file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from vivavoce.recipes import cli, speak
 from vivavoce.recipes.speak import Player
 from vivavoce.speech import audio
 from vivavoce.speech.errors import MissingDevice
-from vivavoce.speech.tts.synthesizer import Synthesizer
+from vivavoce.speech.tts.synthesizer import Speech, SpokenWord, Synthesizer
 
 TEXT = "Hello there, my good friend. It is $3.50 today!"
 
@@ -110,6 +110,25 @@ def test_streaming_speaks_what_there_is_while_more_text_is_awaited() -> None:
     texts.put(None)
     everything = torch.cat([first.pcm, *(speech.pcm for speech in made)])
     assert torch.equal(everything, whole("We are at home now. And you?"))
+
+
+def test_a_file_is_written_while_speech_is_made_and_none_before_a_word(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, sizes = tmp_path / "out.wav", []
+
+    def made(*_: object, **__: object) -> Iterator[Speech]:
+        yield Speech(torch.zeros(24_000), (), done=False)  # a pause
+        sizes.append(target.exists())
+        for i in range(3):
+            yield Speech(torch.full((24_000,), 0.5), (SpokenWord("word", 24_000 * i, 24_000 * (i + 1)),), done=i == 2)
+            sizes.append(target.stat().st_size)
+
+    monkeypatch.setattr(speak, "speak", made)
+    assert run("word word word", "-o", target) == 0
+    assert sizes[0] is False
+    assert sizes[1] < sizes[2] < sizes[3]
+    assert len(audio.read(target, 24_000)) == 4 * 24_000
 
 
 def test_word_times_are_json(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
