@@ -31,13 +31,14 @@ _PAGE = """<!doctype html>
 <style>
 body {{ font: 16px/1.4 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; width: 100%; }}
-td, th {{ text-align: left; vertical-align: top; padding: .4rem; border-bottom: 1px solid #ccc; }}
-audio {{ width: 12rem; }}
+td, th {{ text-align: left; padding: .4rem; }}
+tr.text td {{ border-top: 1px solid #ccc; }}
+audio {{ width: 100%; min-width: 8rem; }}
 </style>
 <h1>{title}</h1>
 <p>Streamed sound was made while its text was pushed word by word. Nothing is marked as better: listen.</p>
 <table>
-<tr><th>sentence</th>{head}</tr>
+<tr>{head}</tr>
 {rows}
 </table>
 </html>
@@ -50,7 +51,8 @@ def page(title: str, given: Sequence[Sentence], ways: Sequence[str]) -> str:
     rows = []
     for i, sentence in enumerate(given):
         cells = "".join(f'<td><audio controls preload="none" src="{name(i, way)}"></audio></td>' for way in ways)
-        rows.append(f"<tr><td>{html.escape(sentence.text)}</td>{cells}</tr>")
+        rows.append(f'<tr class="text"><td colspan="{len(ways)}">{html.escape(sentence.text)}</td></tr>')
+        rows.append(f"<tr>{cells}</tr>")
     return _PAGE.format(title=html.escape(title), head=head, rows="\n".join(rows))
 
 
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return torch.cat(list(streamed(synthesizer, text)))
 
     ways: dict[str, Way] = {"at once": lambda text: synthesizer.speak(text).pcm, "streamed": word_by_word, **others}
-    write(args.out, f"{Path(args.voice).name}: {args.steps} steps", sentences(args.limit), ways)
+    write(args.out, f"{Path(args.voice).name}: {args.steps} step{'s' * (args.steps > 1)}", sentences(args.limit), ways)
     print(args.out / "index.html")
     return 0
 
