@@ -271,7 +271,7 @@ def test_a_transcript_that_cannot_be_written_fails_alone(
 
 
 @pytest.mark.parametrize("device", ["cuda"])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is refused where there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(write: Write, device: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["transcribe", "--device", device, str(write("a.wav", noise(0.1)))]) == 1
     assert "--device cpu" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from streams import cut, one_pass, random_sizes, streamed, worst
 
 from vivavoce.speech.features import LogMel
@@ -10,7 +11,6 @@ from vivavoce.speech.features import LogMel
 @pytest.mark.parametrize("samples", [160, 161, 199, 200, 359, 360, 1000, 16123])
 @pytest.mark.parametrize("mels", [80, 128])
 def test_offline_equals_transformers(samples: int, mels: int) -> None:
-    transformers = pytest.importorskip("transformers")
     pcm = torch.randn(samples, generator=torch.Generator().manual_seed(samples)) * 0.1
     theirs = transformers.NemotronAsrStreamingFeatureExtractor(feature_size=mels)(
         pcm.numpy(), sampling_rate=16000, return_tensors="pt")

@@ -174,7 +174,8 @@ def rows(voice: str, hearings: Sequence[tuple[Sentence, Hearing]]) -> list[Row]:
 
 def gaps(text: str, heard: str) -> set[int]:
     """Which words of the text have nothing in what was heard, not a letter: without them it is nearer by just as many
-    letters as they have. A word that a neighbour swallowed ("common" for "come in") is misheard, not skipped."""
+    letters as they have. A word that a neighbour swallowed ("common" for "come in") is misheard, not skipped. Of two
+    alike both count where one was lost: it could be either, and too many is better here than too few."""
     words, hearing = normalize(text).split(), normalize(heard)
     whole = Levenshtein.distance(" ".join(words), hearing)
 

@@ -152,6 +152,7 @@ def rows(voice: Voice, sentences: Sequence[tuple[str, Tensor]], steps: Sequence[
     """A row for each way to get the sentences' sound, which is written to `folder`."""
     def resynthesise(_text: str, real: Tensor) -> Tensor:
         frames = mel.frames(real)
+        torch.manual_seed(0)  # of the vocoder's noise
         made: Tensor = voice.vocoder(frames[None])[0, : len(frames) * mel.HOP]
         return made
 

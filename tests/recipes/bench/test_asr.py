@@ -25,7 +25,6 @@ TINY = Plan(chunks=(1, 7), chunks_of_many=(2,), batches=(1, 2), seconds=0.0, rep
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    pytest.importorskip("transformers", reason="the peer is not installed; ./setup test does it")
     return bench_asr(TINY)
 
 
@@ -61,7 +60,6 @@ def test_steps_stand_beside_their_linears_alone(rows: list[Row]) -> None:
 
 
 def test_the_rows_of_a_gpu_run_on_a_cpu_too() -> None:
-    pytest.importorskip("transformers", reason="the peer is not installed; ./setup test does it")
     *steps, streams = large_rows(TINY, "cpu")
     assert [row.case for row in steps] == [f"0.6 B encoder, cpu, bfloat16, step of 320 ms, batch {n}" for n in (1, 3)]
     for row in steps:
@@ -118,7 +116,6 @@ def test_unequal_outputs_are_not_timed() -> None:
 def test_a_precision_this_cpu_lacks_is_left_out_and_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("transformers", reason="the peer is not installed; ./setup test does it")
     monkeypatch.setattr(packed, "supported", lambda: ["fp32"])
     assert list(asr.build(TINY.config).ours) == ["fp32"]
     assert "fp16 is left out" in capsys.readouterr().err

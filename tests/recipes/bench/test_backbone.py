@@ -21,7 +21,6 @@ TINY = Plan(windows=(16, 80), ages=(4_000_000,), batches=(1, 3), prompt=7, token
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    pytest.importorskip("transformers", reason="the peer is not installed; ./setup test does it")
     return bench_backbone(TINY)
 
 
@@ -56,7 +55,6 @@ def test_ratios_are_above_one_where_ours_is_better(rows: list[Row]) -> None:
 
 
 def test_the_rows_of_a_gpu_run_on_a_cpu_too() -> None:
-    pytest.importorskip("transformers", reason="the peer is not installed; ./setup test does it")
     found, packed = large_rows(TINY, "cpu"), [way for way, precision in WAYS.items() if precision in supported()]
     ways = {"float32": packed, "bfloat16": [""]}
     assert [row.case for row in found] == [
@@ -82,7 +80,6 @@ def test_on_a_gpu_its_rows_follow() -> None:
 
 
 def test_unequal_tokens_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers", reason="the peer is not installed; ./setup test does it")
     monkeypatch.setattr(backbone, "replies", lambda _, prompts, tokens: [[0] * tokens for _ in prompts])
     with pytest.raises(Different, match="greedy tokens differ"):
         bench_backbone(TINY)

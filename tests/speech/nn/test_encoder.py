@@ -159,7 +159,7 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a GPU, and there is one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a GPU; where there is one kernels run as they are")
 def test_a_step_asks_a_gpu_nothing_and_stays_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a CUDA graph can hold it. On tensors without memory that call themselves CUDA's: asking for a value, or
     mixing devices, raises there."""

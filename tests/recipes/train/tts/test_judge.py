@@ -47,6 +47,8 @@ def test_words_nobody_heard_and_words_heard_twice_are_found() -> None:
     assert gaps("I know it", "i know") == {2}
     assert gaps("come in", "common") == set()  # swallowed by its neighbour, not skipped
     assert gaps("go", "") == {0}
+    assert gaps("so so", "so") == {0, 1}  # either
+    assert gaps("we go home now", "now") == {0, 1, 2}
     assert echoes("we go home now", "we go go home now") == {1}
     assert echoes("we go home now", "we go see home now") == set()
 
