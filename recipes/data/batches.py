@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vivavoce.recipes.data.augment import Audio, Augment, Stored
-from vivavoce.recipes.data.labels import FRAME, LABELS_A_FRAME, Timed, frame_classes, stack
+from vivavoce.recipes.data.labels import FRAME, Timed, frame_classes, stack
 from vivavoce.recipes.data.manifest import Utterance
 from vivavoce.recipes.data.splice import Spliced
+from vivavoce.speech.asr.phones import LABELS_A_FRAME
 from vivavoce.speech.errors import BadAudio, BadConfig
 from vivavoce.speech.text import normalize
 

@@ -6,6 +6,7 @@ rest is the unstable tail, read with `tail`; `nbest` lists the prefixes with the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from vivavoce.streaming.stage import StageSpec
 from vivavoce.streaming.state import State
 
 from .ctc import FRAME_HZ, LogProbs
+from .pronunciation import Pronunciation, PronunciationState
 from .scorer import Scorer
 from .words import Emissions, Token
 
@@ -28,7 +30,7 @@ FACTOR = 0x2545F4914F6CDD1D  # odd; int64 arithmetic wraps around
 
 @dataclass(frozen=True, eq=False)
 class BeamState(State):
-    """The surviving prefixes of each slot, best first, without the tokens already emitted, which they share.
+    """The surviving prefixes of each slot, without the tokens already emitted, which they share.
 
     weight: by how its alignments end, the log-probability of all of them (`mass`) and of the best one (`path`); float64
     because they grow for as long as the stream lasts. trail: the tokens, NOTHING after the last, then when the best
@@ -42,12 +44,13 @@ class BeamState(State):
     last: Tensor  # (slots, beam) int64, the prefix's last token, emitted or not; the blank before the first
     name: Tensor  # (slots, beam) int64
     weight: Tensor  # (slots, beam, 2, 2) float64
-    fused: Tensor  # (slots, beam) float64, what the external scorer has added
+    fused: Tensor  # (slots, beam) float64, what scorer and pronunciation have added
     frames: Tensor  # (slots,) int64, heard so far
     spoken: Tensor  # (slots,) int64, one past the last frame whose best label was not blank
     emitted: Tensor  # (slots,) int64, tokens emitted before those of `trail`
     ended: Tensor  # (slots,) bool
     scorer: tuple[State, ...]  # none or one
+    pronunciation: tuple[PronunciationState, ...]  # none or one
 
     @property
     def mass(self) -> Tensor:
@@ -127,9 +130,11 @@ class CtcBeam:
         tail: int = 32,
         scorer: Scorer | None = None,
         blank_penalty: float = 0.0,
+        pronunciation: Pronunciation | None = None,
     ) -> None:
         self.head, self.blank, self.beam, self.blank_penalty = head, blank, beam, blank_penalty
         self.candidates, self.threshold, self.tail_size, self.scorer = min(candidates, blank), threshold, tail, scorer
+        self.pronunciation = pronunciation
 
     def init_state(self, slots: int, device: torch.device | str = "cpu") -> BeamState:
         count = torch.zeros(slots, dtype=torch.int64, device=device)
@@ -148,6 +153,9 @@ class CtcBeam:
             emitted=count.clone(),
             ended=count.bool(),
             scorer=(self.scorer.init_state(slots, self.beam),) if self.scorer else (),
+            pronunciation=(
+                (self.pronunciation.init_state(slots, self.beam, device),) if self.pronunciation else ()
+            ),
         )
 
     @torch.no_grad()
@@ -160,17 +168,19 @@ class CtcBeam:
         """
         log_probs = self.head(x).double()
         out = _Output(state, x.shape[1] + self.tail_size)
+        heard = self.pronunciation.hear(x).unbind(1) if self.pronunciation else ()
         everybody = int(valid.min()) if len(valid) else 0
         for t, frame in enumerate(self._frames(log_probs, state)):
-            self._advance(frame, state, None if t < everybody else t < valid)
+            self._advance(frame, state, heard[t : t + 1], None if t < everybody else t < valid)
             agreed = self._agree(state)
             if bool(agreed.any()):
                 out.take(state, agreed)
         self._count(log_probs, state, valid)
         ends = final & ~state.ended
         if bool(ends.any()):
-            if self.scorer:
-                state.fused.add_(torch.where(ends[:, None], self.scorer.finish(state.scorer[0]).to(state.fused), 0.0))
+            for one, own in zip((self.scorer, self.pronunciation), (state.scorer, state.pronunciation), strict=True):
+                if one:
+                    state.fused.add_(torch.where(ends[:, None], one.finish(own[0]).to(state.fused), 0.0))
             out.take(state, _best(state, state.length) * ends, keep=True)
             state.ended.logical_or_(ends)
         return out.emissions()
@@ -207,8 +217,8 @@ class CtcBeam:
             state.spoken.copy_(torch.where(past_speech > 0, state.frames + past_speech, state.spoken))
             state.frames.add_(valid)
 
-    def _advance(self, frame: _Frame, state: BeamState, active: Tensor | None) -> None:
-        """One frame for the active slots, or for all."""
+    def _advance(self, frame: _Frame, state: BeamState, heard: Sequence[Tensor], active: Tensor | None) -> None:
+        """One frame for the active slots, or for all. heard: the frame as the pronunciation hears it, if any."""
         ways = self._ways(frame, state)
         mass = torch.cat([torch.logaddexp(ways.silent, ways.label[:, : self.beam])[..., 0],
                           ways.label[:, self.beam :, 0]], dim=1)  # fmt: skip
@@ -236,11 +246,14 @@ class CtcBeam:
         for field, now in new.items():
             old: Tensor = getattr(state, field)
             old.copy_(now if active is None else torch.where(active.view(-1, *[1] * (old.ndim - 1)), now, old))
+        if active is not None:
+            extended = extended & active[:, None]
+            source = torch.where(active[:, None], source, torch.arange(self.beam, device=source.device))
         if self.scorer:
-            if active is not None:
-                extended = extended & active[:, None]
-                source = torch.where(active[:, None], source, torch.arange(self.beam, device=source.device))
             self.scorer.advance(state.scorer[0], source, torch.where(extended, last, 0), extended)
+        if self.pronunciation:
+            own = state.pronunciation[0]
+            state.fused.add_(self.pronunciation.advance(own, heard[0], source, last, extended & ~dropped, active))
 
     def _extended_fused(self, frame: _Frame, state: BeamState) -> Tensor:
         """(slots, beam * candidates), what the scorer has added to each extension."""
@@ -281,14 +294,15 @@ class CtcBeam:
     def _agree(self, state: BeamState) -> Tensor:
         """How many tail tokens all prefixes share, (slots,); a full tail is cut first, dropping those that disagree."""
         token, dead = state.trail[:, :, 0], state.path.amax(-1) == NEVER
-        same = token == token[:, :1]
+        best = token[torch.arange(len(token), device=token.device), state.score.argmax(1)][:, None]
+        same = token == best
         too_long = token[..., -1] != NOTHING
         full = (too_long & ~dead).any(1)
         if bool(full.any()):
-            drop = full[:, None] & torch.where(token[:, :1, 0] != NOTHING, ~same[..., 0], too_long)
+            drop = full[:, None] & torch.where(best[..., 0] != NOTHING, ~same[..., 0], too_long)
             state.weight.masked_fill_(drop[..., None, None], NEVER)
             dead = dead | drop
-        agreed = (same | dead[..., None]).all(1) & (token[:, 0] != NOTHING)
+        agreed = (same | dead[..., None]).all(1) & (best[:, 0] != NOTHING)
         return agreed.cumprod(-1).sum(-1)
 
 

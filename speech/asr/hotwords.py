@@ -17,10 +17,10 @@ from vivavoce.speech.text import normalize
 from vivavoce.streaming.state import State
 
 from .scorer import Scorer
+from .words import SPACE
 
 BOOST = 2.5  # nats a letter
 FREE = 3  # letters of a phrase that earn nothing, its `▁` among them: too many other words begin the same way
-SPACE = "▁"
 
 
 def worth(letters: int, whole: bool) -> int:

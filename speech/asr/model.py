@@ -16,6 +16,7 @@ from vivavoce.speech.nn.encoder import Encoder, EncoderConfig
 from vivavoce.streaming.buffers import count_mask
 
 from .ctc import CtcHead
+from .phones import PhoneHead
 from .transducer import Transducer
 from .voice import Gate
 
@@ -37,7 +38,8 @@ class TransducerConfig:
 class AsrConfig:
     """pieces: how many subword tokens; blank is the next index after them. normalize: "per_feature" for checkpoints
     that need the whole utterance's mean and variance, which no stream has. lookaheads: those trained, in encoder
-    frames, which a model that hears whole utterances only has none of. gate: how labels depend on voice (None: not)."""
+    frames, which a model that hears whole utterances only has none of. gate: how labels depend on voice (None: not).
+    phones: whether it names the phones of its frames as well, for the beam (pronunciation.py)."""
 
     name: str
     encoder: EncoderConfig
@@ -48,6 +50,7 @@ class AsrConfig:
     transducer: TransducerConfig | None = None
     lookaheads: tuple[int, ...] = (0, 1, 6, 13, 69)
     gate: Gate | None = field(default_factory=Gate)
+    phones: bool = False
 
     def __post_init__(self) -> None:
         if self.pieces < 1:
@@ -74,6 +77,7 @@ class AsrModel(nn.Module):
     """PCM -> encoder frames, and the heads that read them."""
 
     ctc: CtcHead | None
+    phones: PhoneHead | None
     transducer: Transducer | None
 
     def __init__(self, config: AsrConfig) -> None:
@@ -82,6 +86,7 @@ class AsrModel(nn.Module):
         self.features = LogMel(config.encoder.mels, config.preemphasis)
         self.encoder = Encoder(config.encoder)
         self.ctc = CtcHead(config.encoder.width, config.pieces) if config.ctc else None
+        self.phones = PhoneHead(config.encoder.width) if config.phones else None
         self.transducer = _transducer(config)
 
     @classmethod

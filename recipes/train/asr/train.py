@@ -29,13 +29,13 @@ from torch.nn import functional as F
 
 from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
-from vivavoce.recipes.data.labels import CLASSES, LABELS_A_FRAME
 from vivavoce.recipes.data.timed import TimedSpeech
 from vivavoce.recipes.options import usable
 from vivavoce.recipes.train.muon import optimizers
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
+from vivavoce.speech.asr.phones import LABELS_A_FRAME
 from vivavoce.speech.checkpoint import load, save
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.errors import BadConfig
@@ -106,6 +106,11 @@ class TrainConfig:
         if self.dropout is not None and self.encoder:
             raise BadConfig(f"{self.name}: `dropout` goes with `start`; of a new model it belongs in [encoder]")
 
+    @property
+    def knows_phones(self) -> bool:
+        """Whether any of the data has its phones; a layer that names them would else be noise to the beam."""
+        return bool(self.timed or self.data.phones)
+
     def begin(self, root: Path) -> tuple[AsrModel, Tokenizer]:
         """The model before its first step. Raises what reading `start` or the tokenizer raises."""
         own = Tokenizer.from_file(str(root / self.tokenizer)) if self.tokenizer else None
@@ -113,14 +118,16 @@ class TrainConfig:
             assert self.encoder is not None
             assert own is not None
             return AsrModel(AsrConfig(self.name, self.encoder, own.get_vocab_size(), transducer=self.transducer,
-                                      lookaheads=self.lookaheads)), own
+                                      lookaheads=self.lookaheads, phones=self.knows_phones)), own
         loaded = load(self.start)
-        config = dataclasses.replace(loaded.model.config, name=self.name, lookaheads=self.lookaheads)
+        config = dataclasses.replace(loaded.model.config, name=self.name, lookaheads=self.lookaheads,
+                                     phones=self.knows_phones)
         if self.dropout is not None:
             config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dropout=self.dropout))
         if own is None:
             model = AsrModel(config)
-            model.load_state_dict(loaded.model.state_dict())
+            mine = model.state_dict()
+            model.load_state_dict({**mine, **{k: v for k, v in loaded.model.state_dict().items() if k in mine}})
             return model, loaded.tokenizer
         model = AsrModel(dataclasses.replace(config, pieces=own.get_vocab_size()))
         model.encoder.load_state_dict(loaded.model.encoder.state_dict())
@@ -137,8 +144,7 @@ class Trainer:
         self.model, width = model.to(device), model.config.encoder.width
         self.model.encoder.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.between = CtcHead(width, model.config.pieces).to(device) if config.between >= 0 else None
-        self.phones = nn.Linear(width, LABELS_A_FRAME * CLASSES).to(device)
-        self.parameters = [p for m in (self.model, self.between, self.phones) if m is not None for p in m.parameters()]
+        self.parameters = [p for m in (self.model, self.between) if m is not None for p in m.parameters()]
         o = config.optimizer
         self.optimizers = optimizers(self.model.encoder.layers, self.parameters, o.rate, weight_decay=o.weight_decay,
                                      inner=o.rate if o.muon else None)
@@ -183,7 +189,7 @@ class Trainer:
         x, middle, count = self._encode(mel, frames, lookahead)
         assert self.model.ctc is not None
         loss = self.model.ctc.loss(x, count, *targets)
-        if batch.phones is not None:
+        if batch.phones is not None and self.model.phones is not None:
             phones = _doubled(batch.phones) if twice else batch.phones
             loss = loss + self.config.phones_weight * self._named(x, count, phones)
         if self.between is not None:
@@ -198,11 +204,12 @@ class Trainer:
 
     def _named(self, x: Tensor, count: Tensor, phones: Tensor) -> Tensor:
         """Cross-entropy of the phone of every half frame."""
-        said = self.phones(x).unflatten(-1, (LABELS_A_FRAME, CLASSES)).flatten(1, 2)
+        assert self.model.phones is not None
+        said = self.model.phones(x).flatten(1, 2)
         n = min(said.shape[1], phones.shape[1])
         phones = phones[:, :n].masked_fill(~count_mask(LABELS_A_FRAME * count, n), -1)
         known = (phones >= 0).sum().clamp(min=1)  # a mean over none would be no number
-        return F.cross_entropy(said[:, :n].transpose(1, 2), phones, ignore_index=-1, reduction="sum") / known
+        return F.nll_loss(said[:, :n].transpose(1, 2), phones, ignore_index=-1, reduction="sum") / known
 
     def _encode(self, mel: Tensor, frames: Tensor, lookahead: int) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder frames, those after layer `between` (or the same), and their counts."""
@@ -243,8 +250,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {"step": self.step_count, "spent": self.spent, "model": self.model.state_dict(), "average": self.average,
                 "between": None if self.between is None else self.between.state_dict(),
-                "phones": self.phones.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
-                "rng": torch.get_rng_state()}
+                "optimizers": [o.state_dict() for o in self.optimizers], "rng": torch.get_rng_state()}
 
     def load(self, state: dict[str, Any]) -> None:
         self.step_count, self.spent = state["step"], state.get("spent", 0.0)
@@ -252,7 +258,6 @@ class Trainer:
         self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
         if self.between is not None:
             self.between.load_state_dict(state["between"])
-        self.phones.load_state_dict(state["phones"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         torch.set_rng_state(state["rng"].cpu())

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from vivavoce.recipes.data.labels import _CLASS, CLASSES, FRAME, PHONES, frame_classes, stack
+from vivavoce.recipes.data.labels import FRAME, frame_classes, stack
+from vivavoce.speech.asr.phones import CLASS, CLASSES, PHONES
 
 HALF = FRAME // 2
 
 
 def test_classes_change_where_the_phones_do() -> None:
     phones = [(0, "SIL"), (3 * HALF, "S"), (5 * HALF, "unheard of"), (6 * HALF, "T")]
-    s, t = _CLASS["S"], _CLASS["T"]
+    s, t = CLASS["S"], CLASS["T"]
     assert frame_classes(phones, 4).tolist() == [0, 0, 0, 0, s, s, 0, t]
     assert frame_classes([], 2).tolist() == [0, 0, 0, 0]
     assert len(set(PHONES)) == len(PHONES) == CLASSES - 1

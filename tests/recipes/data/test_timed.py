@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from vivavoce.recipes.data import voices
-from vivavoce.recipes.data.labels import CLASSES, FRAME, PHONES
+from vivavoce.recipes.data.labels import FRAME
 from vivavoce.recipes.data.timed import _ESPEAK, TimedSpeech
 from vivavoce.recipes.data.tokenizer import train_tokenizer
 from vivavoce.recipes.data.voices import Voice, say_timed
+from vivavoce.speech.asr.phones import CLASSES, PHONES
 from vivavoce.speech.errors import BadAudio, MissingDependency
 
 TEXTS = ["low tide", "high tide again", "the low and the high", "one", "a much longer one of many words is left out"]

@@ -25,13 +25,13 @@ TOKENIZER = Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIE
 
 
 def make_recognizer(slots: int = 4, layers: int = 2, width: int = 32, decoder: str = "ctc",
-                    causal: bool = True, gate: Gate | None = None) -> Recognizer:
+                    causal: bool = True, gate: Gate | None = None, phones: bool = False) -> Recognizer:
     """Random weights, its head made to babble on the noise below: many words for the comparisons."""
     torch.manual_seed(3)
     encoder = EncoderConfig(width=width, layers=layers, heads=4, hidden=2 * width, channels=8, dropout=0.0,
                             causal=causal)
     model = AsrModel(AsrConfig("random", encoder, len(PIECES), transducer=TransducerConfig(hidden=16, layers=1),
-                               gate=gate))
+                               gate=gate, phones=phones))
     model.eval()
     assert model.ctc is not None
     with torch.no_grad():
@@ -179,21 +179,23 @@ def test_an_encoder_of_whole_utterances_transcribes_but_does_not_stream() -> Non
         recognizer.open()
 
 
-@pytest.mark.parametrize("decoder", ["beam", "rnnt"])
-def test_every_decoder_streams_as_it_transcribes(decoder: str) -> None:
-    recognizer, pcm = make_recognizer(decoder=decoder), noise(90_000)
+@pytest.mark.parametrize(("decoder", "phones"), [("beam", False), ("beam", True), ("rnnt", False)])
+def test_every_decoder_streams_as_it_transcribes(decoder: str, phones: bool) -> None:
+    recognizer, pcm = make_recognizer(decoder=decoder, phones=phones), noise(90_000)
     whole = recognizer.transcribe(pcm, lookahead=6)
     assert len(whole.words) > 3
     for sizes in ([1111], random_sizes(5, 20_000)):
         assert same(stream(recognizer, pcm, sizes, 6), whole.words)
 
 
-@pytest.mark.parametrize("decoder", ["ctc", "beam", "rnnt"])
-def test_behind_a_gate_every_decoder_streams_as_it_transcribes_through_a_snapshot(decoder: str) -> None:
+@pytest.mark.parametrize(("decoder", "phones"), [("ctc", False), ("beam", False), ("beam", True), ("rnnt", False)])
+def test_behind_a_gate_every_decoder_streams_as_it_transcribes_through_a_snapshot(decoder: str, phones: bool) -> None:
     gate = Gate(best=2, full=0.1, weight=100.0)  # the noise has voice probabilities of 0 to 0.05
-    recognizer, pcm = make_recognizer(decoder=decoder, gate=gate), noise(60_000)
-    whole = recognizer.transcribe(pcm, lookahead=6).words
-    assert 3 < len(whole) < len(make_recognizer(decoder=decoder).transcribe(pcm, lookahead=6).words)
+    recognizer, pcm = make_recognizer(decoder=decoder, gate=gate, phones=phones), noise(60_000)
+    whole, anything = (
+        one.transcribe(pcm, lookahead=6).words for one in (recognizer, make_recognizer(decoder=decoder, phones=phones))
+    )
+    assert 3 < len(whole) < len(anything)
     assert same(stream(recognizer, pcm, random_sizes(5, 20_000), 6), whole)
     slot = recognizer.open(lookahead=6)
     before = recognizer.step({slot: pcm[:24_444]})[slot].stable

@@ -6,7 +6,7 @@ import pytest
 
 from vivavoce.speech.tts import pronounce as module
 from vivavoce.speech.tts.phones import encode
-from vivavoce.speech.tts.pronounce import dictionary, look_up, pronounce
+from vivavoce.speech.tts.pronounce import dictionary, look_up, pronounce, ways_to_say
 
 
 def said(text: str) -> str:
@@ -35,6 +35,15 @@ def test_what_no_dictionary_has_is_said_by_rule() -> None:
 def test_without_espeak_the_letters_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ipa", lambda word: "")
     assert look_up.__wrapped__("vocoder") == module.guess("vocoder")
+
+
+def test_a_word_has_all_the_ways_of_the_dictionary_or_one_that_needs_no_espeak(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ipa", None)
+    assert ways_to_say("the") == (("DH", "AH0"), ("DH", "AH1"), ("DH", "IY0"))
+    assert ways_to_say("parrot's") == ((*look_up("parrot"), "S"),)
+    assert ways_to_say("vocoder") == (module.guess("vocoder"),)
+    assert ways_to_say("-") == ()
 
 
 @pytest.mark.parametrize(("text", "phones"), [

@@ -19,7 +19,7 @@ from vivavoce.recipes.data.tokenizer import train_tokenizer
 from vivavoce.recipes.train.asr.data import DataConfig
 from vivavoce.recipes.train.asr.train import OptimizerConfig, Run, TrainConfig, Trainer, consistency, read_config
 from vivavoce.speech.asr.model import TransducerConfig
-from vivavoce.speech.checkpoint import load
+from vivavoce.speech.checkpoint import load, save
 from vivavoce.speech.errors import BadConfig, MissingDependency
 from vivavoce.speech.nn.encoder import EncoderConfig
 
@@ -274,12 +274,31 @@ def test_known_phones_are_learnt_beside_the_words(root: Path) -> None:
         with torch.no_grad():
             mel, frames = run.trainer.model.features(batch.pcm, batch.samples)
             x, _ = run.trainer.model.encoder(mel, frames, 1)
-        said = run.trainer.phones(x).unflatten(-1, (2, -1)).flatten(1, 2).argmax(-1)
+        said = run.trainer.model.phones(x).flatten(1, 2).argmax(-1)
         n = min(said.shape[1], batch.phones.shape[1])
         inside = batch.phones[:, :n] > 0
         right += int((said[:, :n] == batch.phones[:, :n])[inside].sum())
         known += int(inside.sum())
     assert right > 0.8 * known > 0
+
+
+def test_it_keeps_the_phones_it_goes_on_from_where_its_data_has_them_and_drops_them_where_not(root: Path) -> None:
+    first = Run(aligned(root), root, root / "phones", torch.device("cpu"))
+    first.train()
+    onward = dataclasses.replace(first.config, start=str(root / "phones" / "export"), tokenizer="", encoder=None)
+    kept = Trainer(onward, root, torch.device("cpu")).model.phones
+    assert kept is not None
+    torch.testing.assert_close(kept.linear.weight, first.trainer.average["phones.linear.weight"], rtol=0, atol=2e-3)
+    none = dataclasses.replace(onward, data=dataclasses.replace(onward.data, phones=""))
+    assert Trainer(none, root, torch.device("cpu")).model.phones is None
+    again = dataclasses.replace(onward, start=_saved_without_phones(none, root))
+    assert Trainer(again, root, torch.device("cpu")).model.config.phones
+
+
+def _saved_without_phones(config: TrainConfig, root: Path) -> str:
+    trainer = Trainer(config, root, torch.device("cpu"))
+    save(trainer.averaged(), trainer.tokenizer, root / "none")
+    return str(root / "none")
 
 
 def test_muon_and_phones_of_two_maskings_resume_to_the_same_weights(root: Path) -> None:
