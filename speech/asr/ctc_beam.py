@@ -178,9 +178,11 @@ class CtcBeam:
         self._count(log_probs, state, valid)
         ends = final & ~state.ended
         if bool(ends.any()):
-            for one, own in zip((self.scorer, self.pronunciation), (state.scorer, state.pronunciation), strict=True):
-                if one:
-                    state.fused.add_(torch.where(ends[:, None], one.finish(own[0]).to(state.fused), 0.0))
+            if self.scorer:
+                state.fused.add_(torch.where(ends[:, None], self.scorer.finish(state.scorer[0]).to(state.fused), 0.0))
+            if self.pronunciation:
+                last_words = self.pronunciation.finish(state.pronunciation[0])
+                state.fused.add_(torch.where(ends[:, None], last_words, 0.0))
             out.take(state, _best(state, state.length) * ends, keep=True)
             state.ended.logical_or_(ends)
         return out.emissions()
@@ -220,10 +222,10 @@ class CtcBeam:
     def _advance(self, frame: _Frame, state: BeamState, heard: Sequence[Tensor], active: Tensor | None) -> None:
         """One frame for the active slots, or for all. heard: the frame as the pronunciation hears it, if any."""
         ways = self._ways(frame, state)
-        mass = torch.cat([torch.logaddexp(ways.silent, ways.label[:, : self.beam])[..., 0],
-                          ways.label[:, self.beam :, 0]], dim=1)  # fmt: skip
-        fused = torch.cat([state.fused, self._extended_fused(frame, state)], dim=1)
-        score, choice = (mass + fused).topk(self.beam, dim=1)
+        stays = torch.logaddexp(ways.silent, ways.label[:, : self.beam])[..., 0] + state.fused
+        grown = ways.label[:, self.beam :, 0] + state.fused.repeat_interleave(self.candidates, dim=1)
+        added = self._added(grown, stays, frame, state)
+        score, choice = torch.cat([stays, grown + added], dim=1).topk(self.beam, dim=1)
         extended = choice >= self.beam
         source = torch.where(extended, (choice - self.beam) // self.candidates, choice)
         last = torch.cat([state.last, frame.token.repeat(1, self.beam)], dim=1).gather(1, choice)
@@ -241,7 +243,7 @@ class CtcBeam:
             "last": last,
             "name": torch.where(extended, _child(name, last), name),
             "weight": weight.masked_fill(dropped[..., None, None], NEVER),
-            "fused": fused.gather(1, choice),
+            "fused": state.fused.gather(1, source) + F.pad(added, (self.beam, 0)).gather(1, choice),
         }
         for field, now in new.items():
             old: Tensor = getattr(state, field)
@@ -255,12 +257,19 @@ class CtcBeam:
             own = state.pronunciation[0]
             state.fused.add_(self.pronunciation.advance(own, heard[0], source, last, extended & ~dropped, active))
 
-    def _extended_fused(self, frame: _Frame, state: BeamState) -> Tensor:
-        """(slots, beam * candidates), what the scorer has added to each extension."""
+    def _added(self, grown: Tensor, stays: Tensor, frame: _Frame, state: BeamState) -> Tensor:
+        """What the scorer adds to each extension, (slots, beam * candidates); NEVER where the most it could add would
+        not bring it into the beam, so that it is not asked. grown: their scores without it; stays: (slots, beam), of
+        the prefixes as they are."""
         if not self.scorer:
-            return state.fused.repeat_interleave(self.candidates, dim=1)
-        token = frame.token[:, None].expand(-1, self.beam, -1)
-        return (state.fused[..., None] + self.scorer.score(state.scorer[0], token).to(state.fused)).flatten(1)
+            return torch.zeros_like(grown)
+        floor = torch.maximum(stays.amin(1), stays.amax(1) - self.threshold)
+        hopeful = grown + self.scorer.at_most(frame.token).repeat(1, self.beam) >= floor[:, None]
+        slot, way = (hopeful & (grown > NEVER)).nonzero(as_tuple=True)
+        prefix, token = way // self.candidates, frame.token[slot, way % self.candidates]
+        added = torch.full_like(grown, NEVER)
+        added[slot, way] = self.scorer.score(state.scorer[0], slot, prefix, token).to(added)
+        return added
 
     def _ways(self, frame: _Frame, state: BeamState) -> _Ways:
         """A prefix as it is: a blank, or its last token held on, or newly begun by a parent that is in the beam too. An

@@ -54,12 +54,16 @@ class HotwordScorer:
             trie.add(SPACE + words.replace(" ", SPACE))
         following, score, ending = trie.automaton(pieces, boost)
         self.following, self.added, self.ending = (x.to(device) for x in (following, score, ending))
+        self.best = self.added.amax(0)
 
     def init_state(self, slots: int, beam: int) -> HotwordState:
         return HotwordState(torch.zeros(slots, beam, dtype=torch.int64, device=self.following.device))
 
-    def score(self, state: HotwordState, token: Tensor) -> Tensor:
-        return self.added[state.node[..., None], token]
+    def score(self, state: HotwordState, slot: Tensor, prefix: Tensor, token: Tensor) -> Tensor:
+        return self.added[state.node[slot, prefix], token]
+
+    def at_most(self, token: Tensor) -> Tensor:
+        return self.best[token]
 
     def advance(self, state: HotwordState, source: Tensor, token: Tensor, extended: Tensor) -> None:
         node = state.node.gather(1, source)
@@ -139,8 +143,12 @@ class SumScorer:
     def init_state(self, slots: int, beam: int) -> SumState:
         return SumState(tuple(s.init_state(slots, beam) for s in self.scorers))
 
-    def score(self, state: SumState, token: Tensor) -> Tensor:
-        return torch.stack([s.score(x, token) for s, x in zip(self.scorers, state.parts, strict=True)]).sum(0)
+    def score(self, state: SumState, slot: Tensor, prefix: Tensor, token: Tensor) -> Tensor:
+        parts = zip(self.scorers, state.parts, strict=True)
+        return torch.stack([s.score(x, slot, prefix, token) for s, x in parts]).sum(0)
+
+    def at_most(self, token: Tensor) -> Tensor:
+        return torch.stack([s.at_most(token) for s in self.scorers]).sum(0)
 
     def advance(self, state: SumState, source: Tensor, token: Tensor, extended: Tensor) -> None:
         for scorer, part in zip(self.scorers, state.parts, strict=True):

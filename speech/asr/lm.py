@@ -104,16 +104,18 @@ class LmScorer:
     def init_state(self, slots: int, beam: int) -> LmState:
         return LmState(self.ngram.start(slots, beam), (self.cell.start(slots, beam),) if self.cell else ())
 
-    def score(self, state: LmState, token: Tensor) -> Tensor:
-        return self.weight * self._log_prob(state, token) + self.bonus[token]
-
-    def _log_prob(self, state: LmState, token: Tensor) -> Tensor:
-        """(slots, beam, n), as token."""
-        found = self.ngram.score(state.context, token)
+    def score(self, state: LmState, slot: Tensor, prefix: Tensor, token: Tensor) -> Tensor:
+        found = self.ngram.score(state.context[slot, prefix], token[:, None])[:, 0]
         for neural in state.neural:
-            other = neural.log_prob.gather(-1, token)
-            found = torch.logaddexp(found + math.log(1 - self.share), other + math.log(self.share))
-        return found
+            found = self._mixed(found, neural.log_prob[slot, prefix, token])
+        return self.weight * found + self.bonus[token]
+
+    def at_most(self, token: Tensor) -> Tensor:
+        return self.bonus[token]
+
+    def _mixed(self, found: Tensor, other: Tensor) -> Tensor:
+        """The n-gram's log-probabilities and the network's."""
+        return torch.logaddexp(found + math.log(1 - self.share), other + math.log(self.share))
 
     def advance(self, state: LmState, source: Tensor, token: Tensor, extended: Tensor) -> None:
         context = state.context.gather(1, source[..., None].expand_as(state.context))
@@ -122,8 +124,10 @@ class LmScorer:
             self.cell.advance(state.neural[0], source, token, extended)
 
     def finish(self, state: LmState) -> Tensor:
-        starts = self.starts.expand(*state.context.shape[:2], -1)
-        return self.weight * self._log_prob(state, starts).logsumexp(-1)
+        found = self.ngram.score(state.context, self.starts.expand(*state.context.shape[:2], -1))
+        for neural in state.neural:
+            found = self._mixed(found, neural.log_prob[..., self.starts])
+        return self.weight * found.logsumexp(-1)
 
 
 class Cell:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vivavoce.speech.tts.pronounce import ways_to_say
@@ -86,9 +85,9 @@ class Pronunciation:
         active: (slots,), None for all. Returns what is added to each prefix, (slots, beam) float32.
         """  # fmt: skip
         heard = torch.cat([state.heard[:, LABELS_A_FRAME:], label], dim=1)
-        ends = state.ends.gather(1, source[..., None].expand_as(state.ends))
-        quiet = ends[..., -1:] + label[:, None, :, SILENCE].cumsum(-1)
-        ends = torch.cat([ends[..., LABELS_A_FRAME:], quiet], dim=-1)
+        quiet = state.ends[..., -1:] + label[:, None, :, SILENCE].cumsum(-1)
+        before = torch.cat([state.ends[..., LABELS_A_FRAME:], quiet], dim=-1)
+        ends = before.gather(1, source[..., None].expand_as(before))
         word = state.word.gather(1, source[..., None].expand_as(state.word))
         pieces, since = state.pieces.gather(1, source), state.since.gather(1, source) + 1
 
@@ -98,11 +97,14 @@ class Pronunciation:
             over = over & active[:, None]
         added = torch.zeros_like(ends[..., 0])
         if bool(over.any()):
-            slot, prefix = over.nonzero(as_tuple=True)
-            after = self._after(heard, slot, ends[slot, prefix], word[slot, prefix])
+            # prefixes of one parent finish the same word
+            beam = source.shape[1]
+            row = source + beam * torch.arange(len(source), device=source.device)[:, None]
+            parent, which = row[over].unique(return_inverse=True)
+            after = self._after(heard, parent // beam, before.flatten(0, 1)[parent], state.word.flatten(0, 1)[parent])
             best = after.amax(-1)
-            ends[slot, prefix] = after - best[:, None]
-            added[slot, prefix] = self.weight * best.clamp(min=-WORST)
+            ends[over] = (after - best[:, None])[which]
+            added[over] = (self.weight * best.clamp(min=-WORST))[which]
 
         pieces = pieces.masked_fill(over | begins, 0)
         place = torch.arange(LONGEST, device=word.device)
@@ -138,16 +140,15 @@ class Pronunciation:
         # silence after the phones; what fills up shorter rows changes nothing
         rows = [(*way, *[-1] * (most - len(way)), SILENCE) for _, way in ways]
         phones = torch.tensor(rows, device=ends.device)
-        until = heard.cumsum(1).transpose(1, 2)[slot[own]]  # (ways, CLASSES, WINDOW), of each phone from the first on
-        until = until.gather(1, phones.clamp(min=0)[..., None].expand(-1, -1, WINDOW))
-        now = ends[own]
+        # what each phone gathers from the window's beginning on, (most + 1, ways, WINDOW)
+        until = heard.cumsum(1).transpose(1, 2)[slot[own], phones.T.clamp(min=0)]
+        some, now = (phones.T >= 0)[..., None], ends[own]
         for k in range(most + 1):
             # a phone that ends with label t began after some label before t, the best of them
-            before = F.pad((now - until[:, k]).cummax(-1).values[:, :-1], (1, 0), value=NEVER)
-            then = until[:, k] + before
-            if k == most:
-                then = torch.maximum(then, now)  # without silence
-            now = torch.where(phones[:, k, None] < 0, now, then)
+            then = torch.full_like(now, NEVER)
+            torch.add((now - until[k])[:, :-1].cummax(-1).values, until[k, :, 1:], out=then[:, 1:])
+            # silence may be none
+            now = torch.maximum(then, now) if k == most else torch.where(some[k], then, now)
         best = torch.full_like(ends, NEVER).scatter_reduce_(0, own[:, None].expand_as(now), now, "amax")
         nothing_to_say = torch.tensor([not known for known in said], device=ends.device)
         return torch.where(nothing_to_say[:, None], ends, best)

@@ -24,8 +24,12 @@ class Scorer(Protocol):
 
     def init_state(self, slots: int, beam: int) -> State: ...
 
-    def score(self, state: Any, token: Tensor) -> Tensor:
-        """What extending each prefix by each token adds. token: (slots, beam, n). Returns (slots, beam, n)."""
+    def score(self, state: Any, slot: Tensor, prefix: Tensor, token: Tensor) -> Tensor:
+        """What extending some prefixes by a token adds. slot, prefix: (n,), which; token: (n,). Returns (n,)."""
+        ...
+
+    def at_most(self, token: Tensor) -> Tensor:
+        """What `score` cannot exceed for a token, whatever the prefix. Any shape; returns the same."""
         ...
 
     def advance(self, state: Any, source: Tensor, token: Tensor, extended: Tensor) -> None:
@@ -59,10 +63,13 @@ class ContextScorer:
     def init_state(self, slots: int, beam: int) -> ContextState:
         return ContextState(torch.full((slots, beam, self.width), -1))
 
-    def score(self, state: ContextState, token: Tensor) -> Tensor:
-        contexts, tokens = state.context.flatten(0, 1).tolist(), token.flatten(0, 1).tolist()
-        rows = [[self._score(tuple(c), t) for t in ts] for c, ts in zip(contexts, tokens, strict=True)]
-        return torch.tensor(rows, dtype=torch.float64, device=token.device).view(token.shape)
+    def score(self, state: ContextState, slot: Tensor, prefix: Tensor, token: Tensor) -> Tensor:
+        context = state.context[slot.to(state.context.device), prefix.to(state.context.device)].tolist()
+        scores = [self._score(tuple(c), t) for c, t in zip(context, token.tolist(), strict=True)]
+        return torch.tensor(scores, dtype=torch.float64, device=token.device)
+
+    def at_most(self, token: Tensor) -> Tensor:
+        return torch.full_like(token, torch.inf, dtype=torch.float64)  # nobody knows
 
     def advance(self, state: ContextState, source: Tensor, token: Tensor, extended: Tensor) -> None:
         context = state.context[torch.arange(len(source))[:, None], source.to(state.context.device)]

@@ -20,7 +20,9 @@ def total(scorer: HotwordScorer, pieces: list[str]) -> float:
     state, added = scorer.init_state(1, 1), 0.0
     for piece in pieces:
         token = torch.tensor([[PIECES.index(piece)]])
-        added += float(scorer.score(state, token[..., None]))
+        one = scorer.score(state, torch.tensor([0]), torch.tensor([0]), token[0])
+        assert bool((scorer.at_most(token[0]) >= one).all())
+        added += float(one)
         scorer.advance(state, torch.zeros(1, 1, dtype=torch.int64), token, torch.ones(1, 1, dtype=torch.bool))
     return added + float(scorer.finish(state))
 

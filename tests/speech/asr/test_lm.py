@@ -92,6 +92,25 @@ def test_sessions_cut_anywhere_moved_between_slots_and_in_company_say_what_each_
         assert got[s] == decode(stage, lp[s, : lengths[s]])
 
 
+@pytest.mark.parametrize("known", KNOWN, ids=["n-gram", "both"])
+def test_what_is_not_asked_for_would_not_have_come_into_the_beam(
+    known: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lp = log_probs(1, 60)[0]
+    asked, said = [], []
+    score = LmScorer.score
+    monkeypatch.setattr(LmScorer, "score", lambda self, state, slot, prefix, token: (
+        asked.append(len(token)), score(self, state, slot, prefix, token))[1])
+    for careful in (False, True):
+        if careful:
+            monkeypatch.setattr(LmScorer, "at_most", lambda self, token: torch.full_like(token, 99))
+        asked.clear()
+        said.append(decode(CtcBeam(itself, PIECES, beam=6, tail=6, threshold=9.0, scorer=LmScorer(known)), lp))
+        said.append(sum(asked))
+    assert said[0] == said[2]
+    assert said[1] < 0.8 * said[3]
+
+
 def recogniser(pieces: int) -> tuple[AsrModel, Tokenizer]:
     torch.manual_seed(0)
     config = AsrConfig("tiny", EncoderConfig(width=32, layers=1, heads=2, hidden=64, channels=8), pieces)
