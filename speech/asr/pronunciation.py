@@ -55,6 +55,7 @@ class Pronunciation:
     def __init__(self, head: Callable[[Tensor], Tensor], pieces: Sequence[str], weight: float = WEIGHT) -> None:
         """head: `PhoneHead`, or what gives the same of frames; pieces: the vocabulary by token id."""
         self.head, self.pieces, self.weight = head, tuple(pieces), weight
+        classes_of("")  # so that the dictionary is read now, not when somebody's first word is over
         self.begins = torch.tensor([*(piece.startswith(SPACE) for piece in pieces), False])  # the blank begins nothing
 
     def init_state(self, slots: int, beam: int, device: torch.device | str = "cpu") -> PronunciationState:

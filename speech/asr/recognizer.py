@@ -77,7 +77,7 @@ class Recognizer:
         self.device = weight.device
         scorers: list[Scorer] = [LmScorer(lm.to(self.device))] if lm else []
         scorers += [HotwordScorer(hotwords, pieces, device=self.device)] if hotwords else []
-        self.decoder = decoder_of(model, decoder, scorers, gated=gated is not None, pieces=pieces)
+        self.decoder = decoder_of(model, decoder, pieces, scorers, gated=gated is not None)
         if hotwords and not isinstance(self.decoder, CtcBeam):
             raise BadConfig(f"decoder {decoder!r} cannot use hot words; choose beam, on a model with a CTC head")
         self._engine: Engine[ChainState] | None = None
@@ -222,10 +222,10 @@ class _Reading:
         return torch.zeros(0) if block is None else block
 
 
-def decoder_of(model: AsrModel, name: str, scorers: Sequence[Scorer] = (), gated: bool = False,
-               pieces: Sequence[str] = ()) -> Any:
-    """The decoding stage of that name; see `Recognizer`. scorers: what a beam fuses; gated: its frames come from
-    `Heard`; pieces: the vocabulary by token id, without which a beam does not weigh how words are said."""
+def decoder_of(model: AsrModel, name: str, pieces: Sequence[str], scorers: Sequence[Scorer] = (),
+               gated: bool = False) -> Any:
+    """The decoding stage of that name; see `Recognizer`. pieces: the vocabulary by token id; scorers: what a beam
+    fuses; gated: its frames come from `Heard`."""
     has = model.config.decoders
     if name == "auto":
         name = "beam" if scorers and "ctc" in has else "greedy"
@@ -238,7 +238,7 @@ def decoder_of(model: AsrModel, name: str, scorers: Sequence[Scorer] = (), gated
         scorer = scorers[0] if len(scorers) == 1 else SumScorer(scorers) if scorers else None
         expecting = any(isinstance(one, HotwordScorer) for one in scorers)
         penalty = BLANK_PENALTY if any(isinstance(one, LmScorer) for one in scorers) else 0.0
-        pronunciation = Pronunciation(model.phones, pieces) if model.phones and pieces else None
+        pronunciation = Pronunciation(model.phones, pieces) if model.phones else None
         return CtcBeam(head, model.config.blank, tail=(2 if expecting else 1) * BEAM_TAIL, scorer=scorer,
                        blank_penalty=penalty, pronunciation=pronunciation)
     if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
