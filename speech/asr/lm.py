@@ -22,7 +22,7 @@ from .neural_lm import NeuralLm
 from .ngram import NGram
 
 # Least word errors over three kinds of dev recordings; the penalty is `CtcBeam`'s, in nats.
-WEIGHT, BONUS, BLANK_PENALTY = 1.0, 0.6, 4.0
+WEIGHT, BONUS, BLANK_PENALTY = 1.2, 0.6, 3.5
 SHARE = 0.5  # of the network in the mixture
 NGRAM, NEURAL = "ngram.safetensors", "lm.safetensors"
 

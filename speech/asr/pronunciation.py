@@ -19,7 +19,7 @@ from vivavoce.streaming.state import State
 from .phones import CLASS, CLASSES, LABELS_A_FRAME, SILENCE
 from .words import SPACE
 
-WEIGHT = 0.2
+WEIGHT = 0.25
 # Nats that the right phones are expected to lack of what the head expects itself to find: it is too sure of a voice
 # that it does not know. The frames of a word not yet finished count as if they lacked just that.
 LACK = 0.4
