@@ -45,7 +45,8 @@ class PronunciationState(State):
 
 
 class Pronunciation:
-    """What a word adds to its prefix once the next begins, the stream ends, or it has been quiet for a while.
+    """What a word adds to its prefix once the next begins, the stream ends, or it has been quiet for a while, and what
+    silence does, frame by frame, where no word is open.
 
     A word's phones follow each other, each for one label or more, after where the words before it ended, and silence
     may follow; the best way counts (Viterbi), over all ways the dictionary has to say the word. All of it goes frame
@@ -108,6 +109,10 @@ class Pronunciation:
             added[over] = (self.weight * best.clamp(min=-WORST))[which]
 
         pieces = pieces.masked_fill(over | begins, 0)
+        # where no word is open there is silence: it counts at once, or saying nothing would be worth less than any word
+        rests = pieces == 0 if active is None else (pieces == 0) & active[:, None]
+        best = ends.amax(-1).masked_fill(~rests, 0.0)
+        ends, added = ends - best[..., None], added + self.weight * best.clamp(min=-WORST)
         place = torch.arange(LONGEST, device=word.device)
         here = (extended & (pieces < LONGEST))[..., None] & (place == pieces[..., None])
         now = {

@@ -76,7 +76,7 @@ def test_what_is_added_sums_to_the_best_way_through_all_words(sure: float) -> No
     assert len(classes_of("read")) == 2
     if sure > 4:  # else a word may end after the next has begun, which is too late for it
         assert sum(added) + end == pytest.approx(WEIGHT * viterbi(one, x, ["cat", "sat", "read"]), abs=1e-4)
-        assert [t for t, a in enumerate(added) if a] == [6, 13]
+        assert all(added[t] == 0 for t in (3, 4, 5, 7, 11, 12))  # a word is open
     else:
         assert sum(added) + end <= WEIGHT * viterbi(one, x, ["cat", "sat", "read"]) + 1e-4
 
@@ -90,10 +90,21 @@ def test_what_was_said_costs_less_than_what_was_not() -> None:
 def test_a_word_is_over_after_a_pause_and_the_pause_costs_it_nothing() -> None:
     one = Pronunciation(head, PIECES)
     pause = frames_of("K AE T" + " _" * 60, sure=8.0)
-    added, _ = run(one, pause, {1: 0, 62: 4})
-    at_once, _ = run(one, frames_of("K AE T _", sure=8.0), {1: 0, 3: 4})
-    assert [t for t, a in enumerate(added) if a] == [1 + PATIENCE + 1]  # a word later adds nothing more for it
-    assert sum(added) > sum(at_once) - 0.5
+    after, never = run(one, pause, {1: 0, 62: 4})[0], run(one, pause, {})[0]
+    assert all(a == 0 for a in after[2 : 2 + PATIENCE])
+    assert after[2 + PATIENCE] > 0
+    assert after[35:62] == pytest.approx(never[35:62], abs=1e-4)  # from then on silence is worth what it always is
+    assert sum(never) < sum(after)  # who heard no word there pays once it is sure that none will be heard
+
+
+def test_nothing_said_is_worth_its_silence_so_that_no_word_gains_by_being_heard_in_it() -> None:
+    one, noise = Pronunciation(head, PIECES), frames_of("_ " * 60, sure=3.0)
+    nothing, end = run(one, noise, {})
+    assert sum(nothing) + end == pytest.approx(WEIGHT * viterbi(one, noise, []), abs=1e-3)
+    for said in ({9: 0}, {9: 0, 40: 4}, {0: 2, 1: 3}):
+        added, last = run(one, noise, said)
+        assert sum(added) + last < sum(nothing) + end
+        assert max(sum(added[:t]) - sum(nothing[:t]) for t in range(60)) < 0.5
 
 
 def test_a_word_that_cannot_have_been_said_costs_no_more_than_the_worst() -> None:
