@@ -85,7 +85,7 @@ class Pronunciation:
 
         label: (slots, LABELS_A_FRAME, CLASSES), the frame's part of `hear`; source, token, extended: (slots, beam);
         active: (slots,), None for all. Returns what is added to each prefix, (slots, beam) float32.
-        """  # fmt: skip
+        """
         heard = torch.cat([state.heard[:, LABELS_A_FRAME:], label], dim=1)
         quiet = state.ends[..., -1:] + label[:, None, :, SILENCE].cumsum(-1)
         before = torch.cat([state.ends[..., LABELS_A_FRAME:], quiet], dim=-1)
