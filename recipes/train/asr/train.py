@@ -108,8 +108,8 @@ class TrainConfig:
 
     @property
     def knows_phones(self) -> bool:
-        """Whether any of the data has its phones; a layer that names them would else be noise to the beam."""
-        return bool(self.timed or self.data.phones)
+        """Whether any of the data has its phones, for a layer to learn to name them."""
+        return self.phones_weight > 0 and bool(self.timed or self.data.phones)
 
     def begin(self, root: Path) -> tuple[AsrModel, Tokenizer]:
         """The model before its first step. Raises what reading `start` or the tokenizer raises."""
@@ -243,8 +243,11 @@ class Trainer:
 
     def averaged(self) -> AsrModel:
         """A copy of the model with averaged weights, in evaluation mode."""
-        model = AsrModel(self.model.config).to(self.device)
-        model.load_state_dict({**self.model.state_dict(), **self.average})
+        # a phone layer that timed speech alone taught is no longer the encoder's, and would be noise to the beam
+        kept = self.model.config.phones and bool(self.config.data.phones)
+        model = AsrModel(dataclasses.replace(self.model.config, phones=kept)).to(self.device)
+        mine = {**self.model.state_dict(), **self.average}
+        model.load_state_dict({name: mine[name] for name in model.state_dict()})
         return model.eval()
 
     def state(self) -> dict[str, Any]:

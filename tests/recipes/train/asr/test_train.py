@@ -291,6 +291,11 @@ def test_it_keeps_the_phones_it_goes_on_from_where_its_data_has_them_and_drops_t
     torch.testing.assert_close(kept.linear.weight, first.trainer.average["phones.linear.weight"], rtol=0, atol=2e-3)
     none = dataclasses.replace(onward, data=dataclasses.replace(onward.data, phones=""))
     assert Trainer(none, root, torch.device("cpu")).model.phones is None
+    untaught = dataclasses.replace(onward, phones_weight=0.0)
+    assert Trainer(untaught, root, torch.device("cpu")).model.phones is None
+    timed = Trainer(dataclasses.replace(none, timed=2), root, torch.device("cpu"))
+    assert timed.model.phones is not None
+    assert timed.averaged().phones is None  # what timed speech alone taught does not stay
     again = dataclasses.replace(onward, start=_saved_without_phones(none, root))
     assert Trainer(again, root, torch.device("cpu")).model.config.phones
 
