@@ -6,7 +6,6 @@ rest is the unstable tail, read with `tail`; `nbest` lists the prefixes with the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -168,10 +167,11 @@ class CtcBeam:
         """
         log_probs = self.head(x).double()
         out = _Output(state, x.shape[1] + self.tail_size)
-        heard = self.pronunciation.hear(x).unbind(1) if self.pronunciation else ()
+        heard = self.pronunciation.hear(x) if self.pronunciation else None
         everybody = int(valid.min()) if len(valid) else 0
         for t, frame in enumerate(self._frames(log_probs, state)):
-            self._advance(frame, state, heard[t : t + 1], None if t < everybody else t < valid)
+            label = None if heard is None else heard[:, t]
+            self._advance(frame, state, label, None if t < everybody else t < valid)
             agreed = self._agree(state)
             if bool(agreed.any()):
                 out.take(state, agreed)
@@ -219,7 +219,7 @@ class CtcBeam:
             state.spoken.copy_(torch.where(past_speech > 0, state.frames + past_speech, state.spoken))
             state.frames.add_(valid)
 
-    def _advance(self, frame: _Frame, state: BeamState, heard: Sequence[Tensor], active: Tensor | None) -> None:
+    def _advance(self, frame: _Frame, state: BeamState, heard: Tensor | None, active: Tensor | None) -> None:
         """One frame for the active slots, or for all. heard: the frame as the pronunciation hears it, if any."""
         ways = self._ways(frame, state)
         stays = torch.logaddexp(ways.silent, ways.label[:, : self.beam])[..., 0] + state.fused
@@ -253,9 +253,9 @@ class CtcBeam:
             source = torch.where(active[:, None], source, torch.arange(self.beam, device=source.device))
         if self.scorer:
             self.scorer.advance(state.scorer[0], source, torch.where(extended, last, 0), extended)
-        if self.pronunciation:
+        if self.pronunciation and heard is not None:
             own = state.pronunciation[0]
-            state.fused.add_(self.pronunciation.advance(own, heard[0], source, last, extended & ~dropped, active))
+            state.fused.add_(self.pronunciation.advance(own, heard, source, last, extended & ~dropped, active))
 
     def _added(self, grown: Tensor, stays: Tensor, frame: _Frame, state: BeamState) -> Tensor:
         """What the scorer adds to each extension, (slots, beam * candidates); NEVER where the most it could add would
