@@ -37,9 +37,14 @@ def orthogonal(g: Tensor) -> Tensor:
     x = g / (g.norm(dim=(-2, -1), keepdim=True) * MARGIN + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
+    # all steps are one polynomial of x x', whose side is the shorter one: it alone is iterated
+    step = whole = None
     for a, b, c in QUINTICS:
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x @ x.mT if step is None else step @ gram @ step
+        step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        step.diagonal(dim1=-2, dim2=-1).add_(a)
+        whole = step if whole is None else step @ whole
+    x = whole @ x
     y: Tensor = x.mT if tall else x
     return y
 
