@@ -38,9 +38,9 @@ def orthogonal(g: Tensor) -> Tensor:
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     # all steps are one polynomial of x x', whose side is the shorter one: it alone is iterated
-    step = whole = None
+    gram, step, whole = x @ x.mT, None, None
     for a, b, c in QUINTICS:
-        gram = x @ x.mT if step is None else step @ gram @ step
+        gram = gram if step is None else step @ gram @ step
         step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         step.diagonal(dim1=-2, dim2=-1).add_(a)
         whole = step if whole is None else step @ whole
