@@ -223,9 +223,9 @@ class _Reading:
 
 
 def decoder_of(model: AsrModel, name: str, pieces: Sequence[str], scorers: Sequence[Scorer] = (),
-               gated: bool = False) -> Any:
+               gated: bool = False, tail: int = BEAM_TAIL) -> Any:
     """The decoding stage of that name; see `Recognizer`. pieces: the vocabulary by token id; scorers: what a beam
-    fuses; gated: its frames come from `Heard`."""
+    fuses; gated: its frames come from `Heard`; tail: pieces a beam may leave open."""
     has = model.config.decoders
     if name == "auto":
         name = "beam" if scorers and "ctc" in has else "greedy"
@@ -239,7 +239,7 @@ def decoder_of(model: AsrModel, name: str, pieces: Sequence[str], scorers: Seque
         expecting = any(isinstance(one, HotwordScorer) for one in scorers)
         penalty = BLANK_PENALTY if any(isinstance(one, LmScorer) for one in scorers) else 0.0
         pronunciation = Pronunciation(model.phones, pieces) if model.phones else None
-        return CtcBeam(head, model.config.blank, tail=(2 if expecting else 1) * BEAM_TAIL, scorer=scorer,
+        return CtcBeam(head, model.config.blank, tail=(2 if expecting else 1) * tail, scorer=scorer,
                        blank_penalty=penalty, pronunciation=pronunciation)
     if name in ("rnnt", "tdt") and name in has and model.transducer is not None and model.config.transducer is not None:
         transducer = GatedTransducer(model.transducer) if gated else model.transducer

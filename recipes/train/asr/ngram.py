@@ -191,12 +191,15 @@ def _score_suffix(model: NGram, packed: Ints, n: int, bits: int, block: int = 10
     return np.concatenate(scores)
 
 
-def training_sentences(text_dir: Path, speech_dir: Path, count: int, limit: int, seed: int) -> list[str]:
+def training_sentences(text_dir: Path, speech_dir: Path, count: int, limit: int, seed: int,
+                       unheard: bool = False) -> list[str]:
     """About `count` sentences by the corpora's shares, none twice, and every human training transcript.
 
-    No dev sentences. limit: how many of each corpus are read at most.
+    No dev sentences. limit: how many of each corpus are read at most. unheard: nothing that a recording says at all,
+    neither its transcript nor what shares six words in a row with it.
     """
-    dev = DevSentences.from_manifests(speech_dir)
+    said = (u.text for split in ("dev", "train") for u in manifest.load_all(speech_dir, split))
+    dev = DevSentences.from_texts(said) if unheard else DevSentences.from_manifests(speech_dir)
     found = corpora.read_all(text_dir, dev, seed=seed, limit=limit, weights=SHARES)
     rng, total = np.random.default_rng(seed), sum(share for _, share in found)
     texts = {text: None for u in manifest.load_all(speech_dir, "train") if (text := normalize(u.text))}
@@ -238,10 +241,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--sentences", type=int, default=500_000)
     p.add_argument("--limit", type=int, default=100_000, help="sentences read of each corpus at most")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--unheard", action="store_true",
+                   help="leave out what the recordings to train on say: for [word_errors] in a recogniser's training")
     args = p.parse_args(argv)
     try:
         tokenizer = read_tokenizer(args.tokenizer)
-        sentences = training_sentences(args.text_dir, args.speech_dir, args.sentences, args.limit, args.seed)
+        sentences = training_sentences(args.text_dir, args.speech_dir, args.sentences, args.limit, args.seed,
+                                       args.unheard)
         model = train(sentences, tokenizer, args.order, args.keep)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         model.save(args.out)

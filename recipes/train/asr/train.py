@@ -45,6 +45,7 @@ from vivavoce.streaming.buffers import count_mask
 from .data import DataConfig, TrainingData
 from .measure import error_rates
 from .meter import Meter
+from .word_errors import WordErrors, WordErrorsConfig
 
 LOOKAHEADS = (0, 1, 6, 13, 69)
 
@@ -75,7 +76,8 @@ class TrainConfig:
     batches of timed_seconds (see recipes/data/timed.py). phones_weight: of naming the phone of every 40 ms beside the
     other losses, where phones are known: in timed speech, and in recordings that were aligned (`phones` in [data]).
     consistency: weight of the difference between what CTC hears in two maskings of every utterance (CR-CTC, arXiv
-    2410.05101; 0.2 there), 0 for one masking as usual; a step then computes twice as much."""
+    2410.05101; 0.2 there), 0 for one masking as usual; a step then computes twice as much. word_errors: what the beam
+    would get wrong beside the other losses, for the last part of a training, see word_errors.py."""
 
     name: str
     data: DataConfig
@@ -91,6 +93,7 @@ class TrainConfig:
     between: int = -1
     between_weight: float = 0.3
     consistency: float = 0.0
+    word_errors: WordErrorsConfig | None = None
     phones_weight: float = 4.0
     timed: int = 0
     timed_seconds: float = 24.0
@@ -144,6 +147,7 @@ class Trainer:
         self.model, width = model.to(device), model.config.encoder.width
         self.model.encoder.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.between = CtcHead(width, model.config.pieces).to(device) if config.between >= 0 else None
+        self.word_errors = WordErrors(config.word_errors, model, self.tokenizer, root) if config.word_errors else None
         self.parameters = [p for m in (self.model, self.between) if m is not None for p in m.parameters()]
         o = config.optimizer
         self.optimizers = optimizers(self.model.encoder.layers, self.parameters, o.rate, weight_decay=o.weight_decay,
@@ -196,6 +200,8 @@ class Trainer:
             loss = torch.lerp(loss, self.between.loss(middle, count, *targets), self.config.between_weight)
         if twice:
             loss = loss + self.config.consistency * consistency(self.model.ctc(x), count)
+        if self.word_errors is not None and self.config.word_errors is not None:
+            loss = loss + self.config.word_errors.weight * self.word_errors.loss(x, count, *targets)
         if self.model.transducer is not None:
             a_token = len(count) / targets[1].sum().clamp(min=1)
             transducer = self.model.transducer.loss(x, count, *targets) * a_token

@@ -95,11 +95,20 @@ def test_sentences_are_corpora_and_human_transcripts_without_dev(data: Path) -> 
     assert sorted(found) == ["a dog barked again", "a dog ran over the long hill", "we will see the cat now"]
 
 
+def test_unheard_sentences_are_none_that_a_recording_says(data: Path) -> None:
+    with lzma.open(data / "text" / "tatoeba_en.txt.xz", "at") as file:
+        file.write("\nA dog barked again\n")
+    found = training_sentences(data / "text", data / "speech", 10, 100, 0, unheard=True)
+    assert sorted(found) == ["a dog ran over the long hill", "we will see the cat now"]
+
+
 def test_the_command_writes_a_model_and_says_how_good_it_is(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = [f"--text-dir={data / 'text'}", f"--speech-dir={data / 'speech'}", f"--tokenizer={data / 'tokenizer.json'}"]
     out = data / "model" / "ngram.safetensors"
     assert main([*where, f"--out={out}", "--order=3", "--keep=50"]) == 0
     assert NGram.load(out).order == 3
     assert "perplexity" in capsys.readouterr().out
+    assert main([*where, f"--out={out}", "--order=3", "--keep=50", "--unheard"]) == 0
+    assert "2 sentences" in capsys.readouterr().out
     assert main([*where[:2], "--tokenizer=nowhere.json", f"--out={out}"]) == 1
     assert "nowhere.json" in capsys.readouterr().err

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from tokenizers import Tokenizer
 
 from vivavoce.recipes.data import manifest, voices
 from vivavoce.recipes.data.batches import BatchConfig
 from vivavoce.recipes.data.manifest import Utterance
 from vivavoce.recipes.data.tokenizer import train_tokenizer
 from vivavoce.recipes.train.asr.data import DataConfig
+from vivavoce.recipes.train.asr.ngram import train as train_ngram
 from vivavoce.recipes.train.asr.train import OptimizerConfig, Run, TrainConfig, Trainer, consistency, read_config
+from vivavoce.recipes.train.asr.word_errors import WordErrorsConfig
 from vivavoce.speech.asr.model import TransducerConfig
 from vivavoce.speech.checkpoint import load, save
 from vivavoce.speech.errors import BadConfig, MissingDependency
@@ -123,6 +126,19 @@ def test_two_maskings_and_workers_over_one_store_train_and_resume(root: Path) ->
     data = dataclasses.replace(make_config().data, store=str(root / "store"), workers=1)
     config = make_config(consistency=0.2, data=data)
     assert_resumes(config, root)
+
+
+def test_word_errors_count_beside_the_other_losses_and_resume(root: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(root / "tokenizer.json"))
+    train_ngram(["low high low", "high low"] * 5, tokenizer, 3, 100).save(root / "lm.safetensors")
+    config = make_config(word_errors=WordErrorsConfig("lm.safetensors", hypotheses=4, weight=3.0))
+    assert_resumes(config, root)
+    trainer = Trainer(config, root, torch.device("cpu"))
+    batch = next(Run(config, root, root / "batch", torch.device("cpu")).data.batches(0))
+    with_them = trainer.loss(batch)
+    counted, trainer.word_errors = trainer.word_errors, None
+    assert counted is not None
+    assert float((with_them - trainer.loss(batch)).detach()) > 0.1
 
 
 def test_the_rate_falls_within_the_time_allowed_also_after_a_restart(root: Path) -> None:
