@@ -1,14 +1,16 @@
 """Batches for training: which utterances go together (`Batches`), and what a batch holds (`Recordings`, `Batch`).
 
 Utterances come from manifests. They are bucketed by seconds and by text length, each batch filled up to a budget of
-padded seconds; the order depends only on (seed, epoch), so a run resumes from any batch and ranks share one plan. What
-leaves goes to the training loop.
+padded seconds. Augmentation changes their lengths, so neighbouring batches are made a few at a time and share their
+utterances out anew. The order depends only on (seed, epoch), so a run resumes from any batch and ranks share one plan.
+What leaves goes to the training loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count, islice
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -29,8 +31,10 @@ from vivavoce.speech.errors import BadAudio, BadConfig
 from vivavoce.speech.text import normalize
 
 Ids = npt.NDArray[np.int64]
+Group = list[list[int]]  # the utterances of batches that are made together
 Splice = Callable[[int, int], Spliced | None]  # of an utterance's number and an epoch
 RATE = 16000
+TOGETHER = 4  # batches that are made at a time
 FRAME_SECONDS = 0.08  # of the encoder: CTC needs one a token, and one more between two equal tokens
 
 
@@ -89,8 +93,9 @@ class BatchConfig:
     seed: int = 0
 
 
-class Recordings(Dataset[Batch]):
-    """Utterances with their tokens; indexed by (epoch, indices), it decodes, augments and pads one batch.
+class Recordings(Dataset[list[Batch]]):
+    """Utterances with their tokens; indexed by (epoch, group), it decodes, augments and pads a group's batches, the one
+    of the shortest utterances first.
 
     Those that are too short, too long, or have more tokens than the encoder has frames are left out and counted in
     `left_out`. cache keeps decoded int16 audio in memory (115 MB an hour); what was `stored` (see store.py) is
@@ -141,9 +146,14 @@ class Recordings(Dataset[Batch]):
             self._cache[index] = read_audio(self.utterances[index])
         return self._cache[index]
 
-    def __getitem__(self, request: tuple[int, Sequence[int]]) -> Batch:
-        epoch, indices = request
-        audio, tokens, phones = zip(*(self._one(i, epoch) for i in indices), strict=True)
+    def __getitem__(self, request: tuple[int, Group]) -> list[Batch]:
+        epoch, group = request
+        made = [self._one(i, epoch) for indices in group for i in indices]
+        order = np.argsort([len(audio) for audio, _, _ in made], kind="stable")
+        return [self._padded([made[i] for i in part]) for part in np.array_split(order, len(group))]
+
+    def _padded(self, made: Sequence[tuple[Audio, Ids, Ids]]) -> Batch:
+        audio, tokens, phones = zip(*made, strict=True)
         return pad(audio, tokens, None if self.timed is None else phones)
 
     def _one(self, index: int, epoch: int) -> tuple[Audio, Ids, Ids]:
@@ -205,20 +215,19 @@ class Batches:
         self.lengths = np.array([len(t) for t in recordings.tokens])
         self._bucket = _two_dimensional(self.seconds, self.lengths, config)
 
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """This rank's batches of an epoch, in order. A weight of 2.5 shows an utterance two or three times."""
-        everyone = self._plan(np.random.default_rng((self.config.seed, epoch)))
-        short = -len(everyone) % self.world  # every rank takes as many steps, or the others would wait for ever
-        everyone += [everyone[i % len(everyone)] for i in range(short)]
-        return everyone[self.rank :: self.world]
-
-    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
+    def epoch(self, epoch: int) -> list[Group]:
+        """This rank's batches of an epoch, in groups. A weight of 2.5 shows an utterance two or three times."""
+        rng = np.random.default_rng((self.config.seed, epoch))
         weights = np.where(self.seconds <= self.config.longest, self.recordings.weights, 0.0)
         repeats = np.floor(weights + rng.random(len(weights))).astype(np.int64)
         chosen = rng.permutation(np.repeat(np.arange(len(weights)), repeats))
         chosen = chosen[np.argsort(self._bucket[chosen], kind="stable")]  # stable: still shuffled inside a bucket
-        batches = list(self._cut(chosen))
-        return [batches[i] for i in rng.permutation(len(batches))]
+        everyone = list(self._cut(chosen))
+        short = -len(everyone) % self.world  # every rank takes as many steps, or the others would wait for ever
+        everyone += [everyone[i % len(everyone)] for i in range(short)]
+        mine = everyone[self.rank :: self.world]
+        groups = [mine[at : at + TOGETHER] for at in range(0, len(mine), TOGETHER)]
+        return [groups[i] for i in rng.permutation(len(groups))]
 
     def _cut(self, ordered: npt.NDArray[np.int64]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -235,35 +244,39 @@ class Batches:
 
     def padding(self, epoch: int = 0) -> float:
         """Share of an epoch's samples that are padding, before augmentation."""
-        plan = self.epoch(epoch)
+        plan = list(chain.from_iterable(self.epoch(epoch)))
         padded = sum(len(b) * self.seconds[b].max() for b in plan)
         return 1 - sum(float(self.seconds[b].sum()) for b in plan) / float(padded)
 
-    def requests(self, epoch: int = 0, batch: int = 0) -> Iterator[tuple[int, list[int]]]:
-        """What `Recordings` is indexed by, without end, from batch `batch` of epoch `epoch` on."""
+    def requests(self, epoch: int = 0, group: int = 0) -> Iterator[tuple[int, Group]]:
+        """What `Recordings` is indexed by, without end, from group `group` of epoch `epoch` on."""
         while True:
-            for indices in self.epoch(epoch)[batch:]:
-                yield epoch, indices
-            epoch, batch = epoch + 1, 0
+            for batches in self.epoch(epoch)[group:]:
+                yield epoch, batches
+            epoch, group = epoch + 1, 0
 
-    def at_step(self, step: int) -> tuple[int, int]:
-        """(epoch, batch) of the step-th batch since the beginning: where to resume."""
-        epoch = 0
-        while step >= (count := len(self.epoch(epoch))):
-            epoch, step = epoch + 1, step - count
-        return epoch, step
+    def at_step(self, step: int) -> tuple[int, int, int]:
+        """(epoch, group, batch in it) of the step-th batch since the beginning: where to resume."""
+        for epoch in count():
+            for group, batches in enumerate(self.epoch(epoch)):
+                if step < len(batches):
+                    return epoch, group, step
+                step -= len(batches)
+        raise AssertionError
 
-    def loader(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Batches without end from there on, made here or by `workers` processes, in the same order."""
-        return DataLoader(
+    def loader(self, step: int = 0, workers: int = 0) -> Iterator[Batch]:
+        """Batches without end from the step-th on, made here or by `workers` processes, in the same order."""
+        epoch, group, batch = self.at_step(step)
+        groups = DataLoader(
             self.recordings,
             batch_size=None,
-            sampler=_Requests(self, epoch, batch),
+            sampler=_Requests(self, epoch, group),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=2 if workers else None,
             persistent_workers=workers > 0,
         )
+        return islice(chain.from_iterable(groups), batch, None)
 
 
 @dataclass(frozen=True)
@@ -272,10 +285,10 @@ class _Requests:
 
     batches: Batches
     epoch: int
-    batch: int
+    group: int
 
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        return self.batches.requests(self.epoch, self.batch)
+    def __iter__(self) -> Iterator[tuple[int, Group]]:
+        return self.batches.requests(self.epoch, self.group)
 
 
 def _two_dimensional(

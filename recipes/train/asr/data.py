@@ -79,18 +79,19 @@ class TrainingData:
         self.phases = [(p.until, Batches(recordings, replace(config.batches, longest=p.longest, seconds=p.seconds),
                                          rank, world)) for p in config.curriculum]
         self.plan = Batches(recordings, config.batches, rank, world)
-        self.summary = (f"{recordings.hours:.1f} h in {len(recordings)} utterances, {len(self.plan.epoch(0))} batches "
-                        f"an epoch, {100 * self.plan.padding():.1f} % padding; {sources.dropped}")
+        batches = sum(map(len, self.plan.epoch(0)))
+        self.summary = (f"{recordings.hours:.1f} h in {len(recordings)} utterances, {batches} batches an epoch, "
+                        f"{100 * self.plan.padding():.1f} % padding; {sources.dropped}")
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Without end, from the start-th batch of the run on."""
         began = 0
         for until, plan in self.phases:
             if start < until:
-                yield from islice(plan.loader(*plan.at_step(start - began), workers=self.config.workers), until - start)
+                yield from islice(plan.loader(start - began, self.config.workers), until - start)
                 start = until
             began = until
-        yield from self.plan.loader(*self.plan.at_step(start - began), workers=self.config.workers)
+        yield from self.plan.loader(start - began, self.config.workers)
 
     def dev(self, root: Path) -> dict[str, list[tuple[Tensor, str]]]:
         """(pcm (n,), text) pairs of each dev set."""

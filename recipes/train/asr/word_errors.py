@@ -57,7 +57,7 @@ class WordErrors:
         self.beam, self.vocabulary, self.hypotheses = beam, Vocabulary(pieces), config.hypotheses
 
     def loss(self, x: Tensor, count: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        """Expected word errors a token of the transcripts, 0 dimensions.
+        """Expected word errors a token of the transcripts, 0 dimensions; tokens are counted as in `CtcHead.loss`.
 
         x: (B, T, width) encoder frames, count: (B,) of them; tokens: (B, U), token_lengths: (B,).
         """
@@ -72,7 +72,7 @@ class WordErrors:
         moved = torch.zeros_like(log_probs).index_add_(0, rows, pull[:, None, None] * passed)
         surrogate = (moved * log_probs).sum()
         value = surrogate - surrogate.detach() + expected.sum()
-        return value / token_lengths.sum().clamp(min=1)
+        return value / torch.maximum(token_lengths.sum(), count.sum() / 8)
 
     @torch.no_grad()
     def _listed(

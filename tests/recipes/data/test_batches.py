@@ -53,14 +53,14 @@ def plan(count: int = 200, config: BatchConfig = CONFIG, rank: int = 0, world: i
 @given(st.integers(1, 120), st.integers(12, 60), st.integers(1, 20))
 def test_every_batch_keeps_to_its_budget_and_every_utterance_comes_once(count: int, budget: int, buckets: int) -> None:
     batches = plan(count, BatchConfig(seconds=budget, buckets=buckets))
-    made = batches.epoch(0)
+    made = list(itertools.chain(*batches.epoch(0)))
     assert sorted(itertools.chain(*made)) == list(range(count))
     assert all(batches.seconds[b].max() * len(b) <= budget for b in made)
 
 
 def test_buckets_keep_padding_small_and_the_share_is_the_true_one() -> None:
     batches = plan(2000, BatchConfig(seconds=60, buckets=32))
-    lengths = [batches.seconds[b] for b in batches.epoch(0)]
+    lengths = [batches.seconds[b] for group in batches.epoch(0) for b in group]
     padded = sum(float(x.max() * len(x)) for x in lengths)
     assert batches.padding(0) == pytest.approx(1 - sum(float(x.sum()) for x in lengths) / padded)
     assert batches.padding(0) < 0.05
@@ -71,17 +71,20 @@ def test_epochs_differ_and_repeat_by_seed_and_any_step_can_be_resumed_at() -> No
     batches = plan()
     assert batches.epoch(0) != batches.epoch(1)
     assert plan().epoch(1) == batches.epoch(1)
-    steps = list(itertools.islice(batches.requests(), 3 * len(batches.epoch(0))))
-    for step in (0, 5, len(batches.epoch(0)), 2 * len(batches.epoch(0)) + 1):
-        assert next(plan().requests(*plan().at_step(step))) == steps[step]
+    requests = itertools.islice(batches.requests(), 3 * len(batches.epoch(0)))
+    steps = [(epoch, batch) for epoch, group in requests for batch in group]
+    an_epoch = sum(map(len, batches.epoch(0)))
+    for step in (0, 5, an_epoch - 1, an_epoch, 2 * an_epoch + 1):
+        epoch, number, batch = plan().at_step(step)
+        assert (epoch, plan().epoch(epoch)[number][batch]) == steps[step]
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_ranks_share_one_plan_and_take_as_many_steps(world: int) -> None:
     shards = [plan(rank=r, world=world).epoch(2) for r in range(world)]
-    assert len({len(s) for s in shards}) == 1
-    together = Counter(tuple(b) for s in shards for b in s)
-    whole = Counter(tuple(b) for b in plan().epoch(2))
+    assert len({tuple(len(group) for group in s) for s in shards}) == 1
+    together = Counter(tuple(b) for s in shards for group in s for b in group)
+    whole = Counter(tuple(b) for group in plan().epoch(2) for b in group)
     assert set(together) == set(whole)
     assert sum((together - whole).values()) < world
 
@@ -89,7 +92,7 @@ def test_ranks_share_one_plan_and_take_as_many_steps(world: int) -> None:
 def test_a_weight_is_how_often_an_utterance_comes_on_average() -> None:
     weights = [2.5 if i < 100 else 0.25 for i in range(200)]
     batches = plan(weights=weights)
-    seen = Counter(i for epoch in range(40) for b in batches.epoch(epoch) for i in b)
+    seen = Counter(i for epoch in range(40) for group in batches.epoch(epoch) for b in group for i in b)
     assert {seen[i] for i in range(100)} <= set(range(80, 121))
     assert np.mean([seen[i] for i in range(100)]) / 40 == pytest.approx(2.5, abs=0.05)
     assert np.mean([seen[i] for i in range(100, 200)]) / 40 == pytest.approx(0.25, abs=0.05)
@@ -110,13 +113,13 @@ def test_what_no_encoder_frame_can_carry_is_left_out_and_counted(tmp_path: Path)
 def test_a_batch_holds_the_audio_and_the_tokens_and_zeros_after(tmp_path: Path) -> None:
     words = tokenizer()
     recordings = Recordings(_recorded(tmp_path, (1.0, 1.5)), words, BatchConfig())
-    batch = recordings[0, [1, 0]]
+    (batch,) = recordings[0, [[1, 0]]]
     assert batch.pcm.shape == (2, 24000)
-    assert batch.samples.tolist() == [24000, 16000]
-    assert not batch.pcm[1, 16000:].any()
+    assert batch.samples.tolist() == [16000, 24000]
+    assert not batch.pcm[0, 16000:].any()
     assert batch.seconds == 2.5
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(24000) / RATE)
-    np.testing.assert_allclose(batch.pcm[0].numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(batch.pcm[1].numpy(), expected, atol=1e-4)
     assert words.decode(batch.tokens[0, : batch.token_lengths[0]].tolist()) == "one here"
 
 
@@ -139,12 +142,12 @@ def test_a_file_that_is_not_audio_is_named(tmp_path: Path) -> None:
 def test_the_cache_changes_nothing_but_the_reading(tmp_path: Path) -> None:
     rows = _recorded(tmp_path, (1.0,))
     cached, read = (Recordings(rows, tokenizer(), BatchConfig(), cache=c) for c in (True, False))
-    first = cached[0, [0]]
-    torch.testing.assert_close(first.pcm, read[0, [0]].pcm, rtol=0, atol=0)
+    (first,) = cached[0, [[0]]]
+    torch.testing.assert_close(first.pcm, read[0, [[0]]][0].pcm, rtol=0, atol=0)
     rows[0].path.unlink()
-    torch.testing.assert_close(first.pcm, cached[0, [0]].pcm, rtol=0, atol=0)
+    torch.testing.assert_close(first.pcm, cached[0, [[0]]][0].pcm, rtol=0, atol=0)
     with pytest.raises(BadAudio):
-        read[0, [0]]
+        read[0, [[0]]]
 
 
 def _same(a: Batch, b: Batch) -> bool:
@@ -155,16 +158,16 @@ def test_known_phones_lie_beside_the_batch_and_stretch_with_the_sound(tmp_path: 
     rows = _recorded(tmp_path, (0.9, 1.3))
     config = BatchConfig(seconds=10.0, buckets=1)
     recordings = Recordings(rows, tokenizer(), config)
-    assert recordings[0, [0, 1]].phones is None
+    assert recordings[0, [[0, 1]]][0].phones is None
     recordings.timed = lambda u: [(0, "SIL"), (int(0.5 * RATE), "S")] if u is rows[1] else None
-    batch = recordings[0, [0, 1]]
+    (batch,) = recordings[0, [[0, 1]]]
     assert batch.phones is not None
     assert batch.phones.shape == (2, 2 * (int(1.3 * RATE) // FRAME + 2))
     assert bool((batch.phones[0] == -1).all())  # never aligned: nothing is known
     begins = int((batch.phones[1] > 0).int().argmax())
     assert begins == 13  # half frames of 40 ms, each named for its middle
     recordings.augment = lambda audio, index, epoch: np.repeat(audio, 2)  # type: ignore[assignment]
-    slower = recordings[0, [1]].phones
+    slower = recordings[0, [[1]]][0].phones
     assert slower is not None
     assert int((slower[0] > 0).int().argmax()) == 26
 
@@ -174,10 +177,21 @@ def test_worker_processes_give_the_batches_that_this_process_gives(tmp_path: Pat
     augment = Augment(AugmentConfig(), 1)
     config = BatchConfig(seconds=2.7, buckets=2)
     batches = Batches(Recordings(rows, tokenizer(), config, augment=augment), config)
-    here = list(itertools.islice(batches.loader(1, 1), 4))
-    there = list(itertools.islice(batches.loader(1, 1, workers=1), 4))
+    here = list(itertools.islice(batches.loader(3), 4))
+    there = list(itertools.islice(batches.loader(3, workers=1), 4))
     assert all(_same(a, b) for a, b in zip(here, there, strict=True))
-    assert not _same(here[0], batches.recordings[9, batches.epoch(1)[1]])
+    whole = list(itertools.islice(batches.loader(), 7))
+    assert all(_same(a, b) for a, b in zip(here, whole[3:], strict=True))
+    assert not _same(here[0], whole[0])
+
+
+def test_batches_made_together_share_their_utterances_out_by_the_lengths_they_came_to_have(tmp_path: Path) -> None:
+    recordings = Recordings(_recorded(tmp_path, (1.0, 1.1, 1.2, 1.3, 1.4)), tokenizer(), BatchConfig())
+    factor = [3, 1, 2, 1, 2]
+    recordings.augment = lambda audio, index, epoch: np.repeat(audio, factor[index])  # type: ignore[assignment]
+    made = recordings[0, [[0, 1], [2, 3], [4]]]
+    seconds = [[n / RATE for n in batch.samples.tolist()] for batch in made]
+    assert seconds == [[1.1, 1.3], [2.4, 2.8], [3.0]]
 
 
 def test_padding_of_an_empty_text_is_an_empty_row() -> None:

@@ -81,6 +81,7 @@ def test_the_gradient_is_that_of_the_definition(word_errors: WordErrors, tokeniz
     (by_definition,) = torch.autograd.grad(expected / lengths.sum(), x)
 
     loss = word_errors.loss(x, count, tokens, lengths)
+    assert lengths.sum() > count.sum() / 8
     torch.testing.assert_close(loss, expected / lengths.sum())
     (gradient,) = torch.autograd.grad(loss, x)
     assert float(gradient.norm()) > 0
@@ -94,6 +95,13 @@ def test_errors_are_words_of_what_the_beam_would_write(word_errors: WordErrors, 
     wrote = [word_errors.vocabulary.text(one).split() for one in found]
     wrong = [Levenshtein.distance(said[k], words) for k, words in zip(rows.tolist(), wrote, strict=True)]
     assert errors.tolist() == wrong
+
+
+def test_a_batch_of_noise_weighs_as_little_as_in_the_loss_beside_it(word_errors: WordErrors) -> None:
+    x, count = 3 * torch.randn(4, 64, WIDTH), torch.full((4,), 64)
+    nothing = torch.zeros(4, 0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    _, _, errors, _ = word_errors._listed(x, count, *nothing)
+    assert 0 < float(word_errors.loss(x, count, *nothing).detach()) <= 4 * float(errors.max()) / 32
 
 
 def test_steps_lessen_the_errors_of_the_best(word_errors: WordErrors, tokenizer: Tokenizer) -> None:
