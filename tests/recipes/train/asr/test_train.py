@@ -235,11 +235,13 @@ def test_the_rate_warms_up_holds_and_falls_to_nothing(root: Path) -> None:
     assert rates[100] == 0.0
 
 
-def test_the_shipped_configuration_is_readable() -> None:
+@pytest.mark.parametrize("name", ["small-en", "small-en-gpu", "onward", "word-errors"])
+def test_the_shipped_configurations_are_readable(name: str) -> None:
     import vivavoce.recipes.train.asr as package
 
-    config = read_config(Path(package.__path__[0]) / "small-en.toml")
+    config = read_config(Path(package.__path__[0]) / f"{name}.toml")
     assert config.name == "small-en"
+    assert (config.word_errors is not None) == (name == "word-errors")
 
 
 @pytest.mark.parametrize(("text", "problem"), [
