@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -257,12 +257,13 @@ class Batches:
 
     def at_step(self, step: int) -> tuple[int, int, int]:
         """(epoch, group, batch in it) of the step-th batch since the beginning: where to resume."""
-        for epoch in count():
+        epoch = 0
+        while True:
             for group, batches in enumerate(self.epoch(epoch)):
                 if step < len(batches):
                     return epoch, group, step
                 step -= len(batches)
-        raise AssertionError
+            epoch += 1
 
     def loader(self, step: int = 0, workers: int = 0) -> Iterator[Batch]:
         """Batches without end from the step-th on, made here or by `workers` processes, in the same order."""

@@ -23,6 +23,7 @@ from vivavoce.speech.asr.ngram import NGram
 from vivavoce.speech.asr.recognizer import decoder_of
 from vivavoce.speech.asr.words import Vocabulary, tokens_of
 from vivavoce.speech.errors import BadConfig
+from vivavoce.streaming.buffers import count_mask
 
 TAIL = 64  # pieces that may stay open: what the beam has settled, the list has no choices in
 
@@ -35,7 +36,7 @@ class WordErrorsConfig:
 
     lm: str
     hypotheses: int = 8
-    weight: float = 10.0
+    weight: float = 30.0
 
     def __post_init__(self) -> None:
         if self.hypotheses < 2:
@@ -47,6 +48,8 @@ class WordErrors:
 
     def __init__(self, config: WordErrorsConfig, model: AsrModel, tokenizer: Tokenizer, root: Path) -> None:
         pieces = [tokenizer.id_to_token(i) or "" for i in range(model.config.pieces)]
+        if not (root / config.lm).is_file():
+            raise BadConfig(f"{root / config.lm}: no n-gram there; `vivavoce data ngram --unheard` makes it")
         lm = LanguageModel(NGram.load(root / config.lm))
         if lm.pieces != len(pieces):
             raise BadConfig(f"{root / config.lm} knows {lm.pieces} pieces, the model {len(pieces)}; one tokenizer for "
@@ -107,7 +110,7 @@ class WordErrors:
                          zero_infinity=True)
         (gradient,) = torch.autograd.grad(nll, weighed)
         # torch's gradient takes its input for normalised: it is exp(input) less what passes
-        inside = torch.arange(weighed.shape[1], device=count.device) < count[:, None]
+        inside = count_mask(count, weighed.shape[1])
         return torch.where(inside[..., None], weighed.detach().exp() - gradient, 0.0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -121,8 +120,10 @@ def test_steps_lessen_the_errors_of_the_best(word_errors: WordErrors, tokenizer:
 def test_nothing_to_choose_between_and_other_pieces_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(BadConfig, match="at least 2"):
         WordErrorsConfig("lm.safetensors", hypotheses=1)
-    train(SENTENCES * 5, train_tokenizer(SENTENCES, 36), 3, 200).save(tmp_path / "lm.safetensors")
     config = AsrConfig("toy", EncoderConfig(width=WIDTH, layers=1, heads=2, hidden=16, channels=4),
                        tokenizer.get_vocab_size())
+    with pytest.raises(BadConfig, match="--unheard"):
+        WordErrors(WordErrorsConfig("lm.safetensors"), AsrModel(config), tokenizer, tmp_path)
+    train(SENTENCES * 5, train_tokenizer(SENTENCES, 36), 3, 200).save(tmp_path / "lm.safetensors")
     with pytest.raises(BadConfig, match="one tokenizer for both"):
-        WordErrors(WordErrorsConfig("lm.safetensors"), AsrModel(dataclasses.replace(config)), tokenizer, tmp_path)
+        WordErrors(WordErrorsConfig("lm.safetensors"), AsrModel(config), tokenizer, tmp_path)
