@@ -193,10 +193,12 @@ class Augment:
 @dataclass(frozen=True)
 class SpecAugment:
     """Masks on log-mel frames (Park et al., arXiv 1904.08779) after a warp of the frequency axis as by a longer or
-    shorter vocal tract (Jaitly and Hinton 2013).
+    shorter vocal tract (Jaitly and Hinton 2013) and an equaliser as of another microphone (FilterAugment, Nam et al.,
+    arXiv 2110.03282).
 
     frequency_masks bands of up to frequency_width mels; time_masks spans of up to time_share of an utterance's frames;
-    warp: the most a vocal tract's factor departs from 1. Masked values become the utterance's mean.
+    warp: the most a vocal tract's factor departs from 1; equalizer: the most a band's level moves, dB. Masked values
+    become the utterance's mean.
     """
 
     frequency_masks: int = 2
@@ -204,6 +206,7 @@ class SpecAugment:
     time_masks: int = 5
     time_share: float = 0.05
     warp: float = 0.12
+    equalizer: float = 0.0
 
     def __call__(self, mel: Tensor, frames: Tensor, seed: int) -> Tensor:
         """mel: (B, T, mels), frames: (B,) how many of the T count; returns (B, T, mels), decided by `seed`."""
@@ -211,6 +214,8 @@ class SpecAugment:
         factors = 1 + self.warp * (2 * torch.rand(mel.shape[0], generator=g) - 1)
         if self.warp > 0:
             mel = warp_frequencies(mel, factors.to(mel))
+        if self.equalizer > 0:
+            mel = mel + equalizers(mel.shape[0], mel.shape[2], self.equalizer, g)[:, None].to(mel)
         rows, count, mels = mel.shape
         inside = torch.arange(count, device=mel.device) < frames[:, None]
         mean = (mel * inside[..., None]).sum((1, 2)) / (frames.clamp(min=1) * mels)
@@ -220,6 +225,20 @@ class SpecAugment:
         spans = _spans(lengths, self.time_share * lengths, self.time_masks, g)
         masked = _covered(spans.to(mel.device), count)[:, :, None] | _covered(bands.to(mel.device), mels)[:, None]
         return torch.where(masked, mean[:, None, None].to(mel.dtype), mel)
+
+
+def equalizers(rows: int, mels: int, most: float, g: torch.Generator, points: int = 6) -> Tensor:
+    """(rows, mels) what random equalisers add to log-mel frames, in nats of power: levels drawn within +-`most` dB at
+    both ends and at `points` - 2 places between, straight lines from one to the next, no change of the mean."""
+    level = most * (2 * torch.rand(rows, points, generator=g) - 1)
+    inner = torch.sort(torch.rand(rows, points - 2, generator=g), 1).values * (mels - 1)
+    place = torch.cat([torch.zeros(rows, 1), inner, torch.full((rows, 1), float(mels - 1))], 1)
+    mel = torch.arange(mels, dtype=torch.float32).expand(rows, mels).contiguous()
+    right = torch.searchsorted(place, mel).clamp(1, points - 1)
+    near, far = (place.gather(1, i) for i in (right - 1, right))
+    share = (mel - near) / (far - near).clamp(min=1e-6)
+    curve = torch.lerp(level.gather(1, right - 1), level.gather(1, right), share)
+    return (curve - curve.mean(1, keepdim=True)) * (np.log(10) / 10)
 
 
 def _spans(length: Tensor, widest: Tensor, masks: int, g: torch.Generator) -> Tensor:

@@ -46,12 +46,14 @@ def fold_of(utterances: Sequence[Utterance], folds: int) -> list[int]:
     return [place[name] for name in names]
 
 
-def lay_out(data: Path, speech: str, corpus: str, folds: int, fold: int, root: Path) -> None:
-    """A data folder like `data`, its recordings where they are, with that fold of the corpus as its dev set and the
-    rest of it to train on. folds 0: the split as it stands. Raises BadManifest, BadConfig."""
+def lay_out(data: Path, speech: str, corpora: Sequence[str], folds: int, fold: int, root: Path) -> None:
+    """A data folder like `data`, its recordings where they are, with that fold of the corpora as their dev sets and the
+    rest of them to train on. folds 0: the split as it stands. Raises BadManifest; BadConfig, a corpus is not there."""
+    if folds and (lost := [name for name in corpora if not (data / speech / name / manifest.NAME).exists()]):
+        raise BadConfig(f"{data / speech}: no {', '.join(lost)} there")
     for file in sorted((data / speech).glob(f"*/{manifest.NAME}")):
         utterances = manifest.load(file)
-        if folds and file.parent.name == corpus:
+        if folds and file.parent.name in corpora:
             spoken = [u for u in utterances if u.text]
             places = fold_of(spoken, folds)
             utterances = [replace(u, split="dev" if at == fold else "train")
@@ -65,13 +67,15 @@ def lay_out(data: Path, speech: str, corpus: str, folds: int, fold: int, root: P
             link.symlink_to(other.resolve())
 
 
-def measured(config: TrainConfig, root: Path, folder: Path, device: torch.device, minutes: float) -> dict[str, float]:
-    """Train in `folder` and give the WER of every dev set, greedy at 480 ms; nothing where `minutes` ended it early."""
+def measured(config: TrainConfig, root: Path, folder: Path, device: torch.device, minutes: float,
+             finish: bool = False) -> dict[str, float]:  # fmt: skip
+    """Train in `folder` and give the WER of every dev set, greedy at 480 ms; nothing where it ended early. minutes and
+    finish as in `Run.train`."""
     result = folder / "result.json"
     if not result.exists():
         run = Run(config, root, folder, device)
-        run.train(minutes)
-        if run.trainer.step_count < config.optimizer.steps:
+        run.train(minutes, finish)
+        if run.trainer.step_count < config.optimizer.steps and run.trainer.spent <= 1:
             return {}
         model = run.trainer.averaged()
         rates = {name: error_rates(model, run.trainer.tokenizer, said, lookahead=6).words.rate
@@ -98,23 +102,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("config", type=Path)
     p.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")))
     p.add_argument("--out", type=Path, default=Path("runs/folds"))
-    p.add_argument("--corpus", default="ljspeech", help="the one to cut (default: %(default)s)")
+    p.add_argument("--corpus", nargs="+", default=["ljspeech"], help="what to cut, all at once (default: ljspeech)")
     p.add_argument("--folds", type=int, default=5, help="0: the split as it stands, for a spread over seeds alone")
     p.add_argument("--seeds", type=int, nargs="+", default=[1])
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     p.add_argument("--minutes", type=float, default=0, help="a run at most; run again to go on")
+    p.add_argument("--finish", action="store_true", help="let the rate fall to 0 within --minutes: that is a run")
     args = p.parse_args(argv)
     rows, cut = dict[str, dict[str, float]](), False
     try:
         config = read_config(args.config)
         for fold in range(max(args.folds, 1)):
             for seed in args.seeds:
-                name = f"{args.corpus}-{fold + 1}-of-{args.folds}-seed-{seed}" if args.folds else f"seed-{seed}"
+                part = f"{'+'.join(args.corpus)}-{fold + 1}-of-{args.folds}-" if args.folds else ""
+                name = f"{part}seed-{seed}"
                 root = args.out / name / "data"
                 lay_out(args.data, config.data.speech, args.corpus, args.folds, fold, root)
                 data = replace(config.data, dev_utterances=EVERYTHING)
                 one = replace(config, seed=seed, data=data, measure_steps=config.optimizer.steps)
-                rows[name] = measured(one, root, args.out / name, torch.device(usable(args.device)), args.minutes)
+                rows[name] = measured(one, root, args.out / name, torch.device(usable(args.device)), args.minutes,
+                                      args.finish)
                 cut |= not rows[name]
     except VivaVoceError as e:
         print(f"folds: {e}", file=sys.stderr)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vivavoce.recipes.data import augment
-from vivavoce.recipes.data.augment import RATE, Augment, AugmentConfig, SpecAugment, mel_centres, warp_frequencies
+from vivavoce.recipes.data.augment import RATE, Augment, AugmentConfig, SpecAugment, equalizers, mel_centres, warp_frequencies
 from vivavoce.speech.features import LogMel
 
 QUIET = AugmentConfig(speed=0, pitch=0, room=0, noise=0, babble=0, telephone=0, codec=0, clipping=0, gain=(0.0, 0.0))
@@ -156,6 +156,21 @@ def test_mel_centres_are_where_the_features_filters_peak() -> None:
     hertz = torch.linspace(0, RATE / 2, filters.shape[0])
     centre = (filters * hertz[:, None]).sum(0) / filters.sum(0)
     assert float((centre - mel_centres(80)).abs().max()) < 40  # bins are 31 Hz apart
+
+
+def test_an_equalizer_is_one_curve_a_row_within_its_decibels() -> None:
+    curves = equalizers(50, 80, 6.0, torch.Generator().manual_seed(0))
+    decibels = curves * 10 / np.log(10)
+    torch.testing.assert_close(curves.mean(1), torch.zeros(50))
+    assert (decibels.amax(1) - decibels.amin(1)).max() <= 12  # two levels within 6 dB of 0
+    assert decibels.abs().mean() > 1
+    bends = (curves.diff(dim=1).diff(dim=1).abs() > 1e-4).sum(1)
+    assert bends.max() <= 8  # four joints between straight lines, each seen by two mels at most
+    assert (curves[0] - curves[1]).abs().max() > 0.1
+    mel = torch.zeros(2, 30, 80)
+    changed = SpecAugment(0, 0, 0, 0, warp=0, equalizer=6.0)(mel, torch.tensor([30, 30]), seed=3)
+    assert (changed == changed[:, :1]).all()  # the same at every frame
+    assert (changed[0, 0] != changed[1, 0]).any()
 
 
 def test_a_warp_moves_a_peak_by_its_factor_and_one_changes_nothing() -> None:

@@ -56,7 +56,7 @@ def test_a_fold_is_dev_and_its_sentences_are_kept_from_training(data: Path, tmp_
     measured = []
     for fold in range(3):
         root = tmp_path / f"fold{fold}"
-        lay_out(data, "speech", "cut", 3, fold, root)
+        lay_out(data, "speech", ["cut"], 3, fold, root)
         dev = {u.path.name for u in manifest.load(root / "speech" / "cut", "dev")}
         heard, _ = human(root / "speech")
         trained = {u.path.name for u in heard if u.path.parent.name == "cut"}
@@ -109,13 +109,36 @@ def test_the_command_trains_each_fold_and_does_none_again(data: Path, tmp_path: 
     assert (tmp_path / "out" / "cut-1-of-2-seed-1" / "last.pt").stat().st_mtime_ns == before
 
 
+def test_corpora_are_cut_at_once_and_a_run_may_end_by_the_clock(data: Path, tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    (tmp_path / "hum.toml").write_text(CONFIG.replace("steps = 2", "steps = 1000"))
+    words = [str(tmp_path / "hum.toml"), "--data", str(data), "--out", str(tmp_path / "out"), "--corpus", "cut",
+             "whole", "--folds", "2", "--device", "cpu", "--minutes", "0.00001"]  # fmt: skip
+    assert main([*words, "--finish"]) == 0
+    said = capsys.readouterr().out
+    assert "cut+whole-1-of-2-seed-1  whole  WER" in said
+    assert "whole: mean" in said
+    roots = [tmp_path / "out" / f"cut+whole-{fold}-of-2-seed-1" / "data" / "speech" for fold in (1, 2)]
+    dev = [u.path.name for root in roots for corpus in ("cut", "whole") for u in manifest.load(root / corpus, "dev")]
+    assert sorted(dev) == sorted(2 * [f"{i}.wav" for i in range(12)])
+    assert main([*words, "--seeds", "2"]) == 1  # cut short: no figure
+    assert "seed-2  whole" not in capsys.readouterr().out
+
+
+def test_a_corpus_that_is_not_there_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hum.toml").write_text(CONFIG)
+    assert main([str(tmp_path / "hum.toml"), "--data", str(data), "--out", str(tmp_path / "out"), "--corpus", "cta",
+                 "--device", "cpu"]) == 1  # fmt: skip
+    assert "no cta there" in capsys.readouterr().err
+
+
 def test_the_table_gives_mean_and_spread() -> None:
     text = table({"a": {"x": 0.1}, "b": {"x": 0.2}, "c": {}})
     assert text.splitlines()[-1] == "x: mean 15.00 %, standard deviation 7.07 over 2 runs"
 
 
 def test_rows_are_as_they_were_but_for_the_split(data: Path, tmp_path: Path) -> None:
-    lay_out(data, "speech", "cut", 0, 0, tmp_path / "same")
+    lay_out(data, "speech", ["cut"], 0, 0, tmp_path / "same")
     for corpus in ("cut", "whole"):
         was, now = (manifest.load(root / "speech" / corpus) for root in (data, tmp_path / "same"))
         assert [dataclasses.replace(u, path=u.path.resolve()) for u in now] == [
