@@ -10,7 +10,7 @@ import torch
 from grams import ORDER, PIECES, grams, model, plain
 from safetensors.torch import load_file, save_file
 
-from vivavoce.speech.asr.ngram import NOWHERE, NGram
+from vivavoce.speech.asr.ngram import NOWHERE, STEP, NGram
 from vivavoce.speech.errors import BadCheckpoint
 
 
@@ -45,12 +45,20 @@ def test_a_file_gives_it_back_to_within_half_a_step_and_a_second_file_is_the_sam
     assert torch.equal(loaded.key, ngram.key)
     assert torch.equal(loaded.word_start, ngram.word_start)
     assert loaded.order == ORDER
-    torch.testing.assert_close(loaded.log_prob, ngram.log_prob, atol=6 / 255 / 2 * 1.01, rtol=0)
-    torch.testing.assert_close(loaded.backoff, ngram.backoff, atol=2.3 / 255 / 2 * 1.01, rtol=0)
+    torch.testing.assert_close(loaded.log_prob, ngram.log_prob, atol=STEP / 2 * 1.01, rtol=0)
+    torch.testing.assert_close(loaded.backoff, ngram.backoff, atol=STEP / 2 * 1.01, rtol=0)
     loaded.save(tmp_path / "b")
     again = NGram.load(tmp_path / "b")
     torch.testing.assert_close(again.log_prob, loaded.log_prob, atol=1e-5, rtol=0)
     torch.testing.assert_close(again.backoff, loaded.backoff, atol=1e-5, rtol=0)
+
+
+def test_a_file_holds_many_pieces_and_many_children(tmp_path: Path) -> None:
+    pieces = 1000  # more than a byte says, as tokens and as a number of children
+    wide = NGram(torch.arange(pieces), torch.rand(2 * pieces + 1), torch.zeros(2 * pieces + 2),
+                 torch.ones(pieces, dtype=torch.bool), 2)  # fmt: skip
+    wide.save(tmp_path / "wide")
+    assert torch.equal(NGram.load(tmp_path / "wide").key, wide.key)
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
@@ -62,9 +70,13 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="bad"):
         NGram.load(bad)
     tensors = load_file(good)
-    save_file({**tensors, "token": tensors["token"][:-1].clone()}, bad)
+    save_file({**tensors, "token": tensors["children"].clone()}, bad)
     with pytest.raises(BadCheckpoint, match="sizes"):
         NGram.load(bad)
+    for cut in (tensors["token"][:-9].clone(), torch.zeros(90, dtype=torch.uint8)):
+        save_file({**tensors, "token": cut}, bad)
+        with pytest.raises(BadCheckpoint, match="not an n-gram"):
+            NGram.load(bad)
     save_file({"other": torch.zeros(1)}, bad)
     with pytest.raises(BadCheckpoint, match="not an n-gram"):
         NGram.load(bad)
