@@ -7,7 +7,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,15 +36,34 @@ def parse(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         raise e if isinstance(e, BadConfig) else BadConfig(f"{where}: {e}") from e
 
 
-def read_toml(cls: type[C], path: Path) -> C:
-    """`parse` of a TOML file. Raises BadConfig also where it cannot be read, or is not TOML."""
+def read_toml(cls: type[C], path: Path, changes: Sequence[str] = ()) -> C:
+    """`parse` of a TOML file after changes like `optimizer.steps=100`, each to a key of the file: a TOML value, anything
+    else as text, nothing to leave the key out. Raises BadConfig also where it cannot be read, or is not TOML."""
     try:
         values = tomllib.loads(path.read_text())
     except OSError as e:
         raise BadConfig(f"{path}: cannot be read ({e.strerror}); give a configuration as in recipes/train") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise BadConfig(f"{path}: not TOML ({e})") from e
+    for change in changes:
+        _change(values, change)
     return parse(cls, values, str(path))
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    key, given, text = change.partition("=")
+    *tables, last = key.strip().split(".")
+    for name in tables:
+        values = values.setdefault(name, {}) if isinstance(values, dict) else {}
+    if not given or not last or not isinstance(values, dict):
+        raise BadConfig(f"{change!r} is no change to a configuration; give KEY=VALUE, like optimizer.steps=100")
+    if not text.strip():
+        values.pop(last, None)
+        return
+    try:
+        values[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[last] = text
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

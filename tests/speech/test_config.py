@@ -127,6 +127,18 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "absent.json")
 
 
+def test_changes_go_before_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('name = "a"\nkind = "rnnt"\n[inner]\nwidth = 4\n')
+    assert read_toml(Outer, path, ["inner.width=5", "name=b c"]) == Outer("b c", Inner(5), "rnnt")
+    assert read_toml(Outer, path, ['name="7"']).name == "7"
+    assert read_toml(Outer, path, ["kind="]) == Outer("a", Inner(4))
+    for change, problem in (("inner.wdith=5", "unknown key 'wdith'"), ("name", "give KEY=VALUE"), ("=3", "give KEY=VALUE"),
+                            ("name.length=3", "give KEY=VALUE"), ("inner.width=[", "takes")):  # fmt: skip
+        with pytest.raises(BadConfig, match=problem):
+            read_toml(Outer, path, [change])
+
+
 def test_toml_is_read_or_its_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("width = 4\n")

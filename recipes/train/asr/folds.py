@@ -25,7 +25,7 @@ from vivavoce.speech.errors import BadConfig
 from vivavoce.streaming.errors import VivaVoceError
 
 from .measure import error_rates
-from .train import Run, TrainConfig, read_config
+from .train import Run, TrainConfig, add_config, read_config
 
 SPEAKERS = 10  # a corpus of fewer is cut by recording
 EVERYTHING = 1_000_000
@@ -99,7 +99,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 done, 1 failed or cut short (the same line goes on), 2 bad usage."""
     p = argparse.ArgumentParser("vivavoce train folds", description="Train again on other folds and seeds; resumes.")
-    p.add_argument("config", type=Path)
+    add_config(p)
     p.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")))
     p.add_argument("--out", type=Path, default=Path("runs/folds"))
     p.add_argument("--corpus", nargs="+", default=["ljspeech"], help="what to cut, all at once (default: ljspeech)")
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     rows, cut = dict[str, dict[str, float]](), False
     try:
-        config = read_config(args.config)
+        config = read_config(args.config, args.set)
         for fold in range(max(args.folds, 1)):
             for seed in args.seeds:
                 part = f"{'+'.join(args.corpus)}-{fold + 1}-of-{args.folds}-" if args.folds else ""

@@ -13,7 +13,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -68,10 +68,9 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; encoder and
-    transducer then stay unset; with a tokenizer of its own the run keeps that model's encoder and begins new heads;
-    dropout: in its layers, its own if not given. transducer: train one beside CTC, whose share of the loss is then
-    ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
+    """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; encoder then
+    stays unset; with a tokenizer of its own the run keeps that model's encoder and begins new heads; dropout: in its
+    layers, its own if not given. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
     is between_weight. timed: for so many steps at the beginning the data is synthetic speech with known phone times, in
     batches of timed_seconds (see recipes/data/timed.py). phones_weight: of naming the phone of every 40 ms beside the
     other losses, where phones are known: in timed speech, and in recordings that were aligned (`phones` in [data]).
@@ -102,8 +101,8 @@ class TrainConfig:
     measure_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.start and (self.encoder or self.transducer):
-            raise BadConfig(f"{self.name}: a model to go on from (`start`) has its own [encoder] and [transducer]")
+        if self.start and self.encoder:
+            raise BadConfig(f"{self.name}: a model to go on from (`start`) has its own [encoder]")
         if not self.start and not (self.tokenizer and self.encoder):
             raise BadConfig(f"{self.name}: give either `start`, a model to go on from, or `tokenizer` and [encoder]")
         if self.dropout is not None and self.encoder:
@@ -123,8 +122,11 @@ class TrainConfig:
             return AsrModel(AsrConfig(self.name, self.encoder, own.get_vocab_size(), transducer=self.transducer,
                                       lookaheads=self.lookaheads, phones=self.knows_phones)), own
         loaded = load(self.start)
+        if self.transducer and loaded.model.transducer:
+            raise BadConfig(f"{self.name}: {self.start} has its own [transducer]")
         config = dataclasses.replace(loaded.model.config, name=self.name, lookaheads=self.lookaheads,
-                                     phones=self.knows_phones)
+                                     phones=self.knows_phones,
+                                     transducer=self.transducer or loaded.model.config.transducer)
         if self.dropout is not None:
             config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dropout=self.dropout))
         if own is None:
@@ -375,14 +377,21 @@ class Run:
         self.stopping = True
 
 
-def read_config(path: Path) -> TrainConfig:
-    """Raises BadConfig: unreadable, not TOML, unknown keys."""
-    return read_toml(TrainConfig, path)
+def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
+    """changes: as `read_toml` takes them. Raises BadConfig: unreadable, not TOML, unknown keys."""
+    return read_toml(TrainConfig, path, changes)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The configuration and changes to it."""
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="another value than the configuration's, like optimizer.steps=100; again for more")
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="vivavoce train asr", description="Train a recogniser; resumes by itself.")
-    parser.add_argument("config", type=Path)
+    add_config(parser)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VIVAVOCE_DATA", ".")),
                         help="folder that the paths in the config start from (default: $VIVAVOCE_DATA)")
     parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/NAME)")
@@ -394,7 +403,7 @@ def main(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")  # TF32 where bf16 does not reach; nothing to a CPU
-    config, device = read_config(args.config), usable(args.device)
+    config, device = read_config(args.config, args.set), usable(args.device)
     if "LOCAL_RANK" in os.environ:  # started by torchrun
         dist.init_process_group()
         if device == "cuda":

@@ -213,6 +213,22 @@ def test_with_a_tokenizer_of_its_own_it_keeps_the_encoder_and_begins_new_heads(r
         torch.testing.assert_close(trainer.model.encoder.state_dict()[name], weight, rtol=0, atol=2e-3)
 
 
+def test_a_model_gone_on_from_may_get_a_transducer_beside_it(root: Path) -> None:
+    first = Run(make_config(transducer=None), root, root / "first", torch.device("cpu"))
+    first.train()
+    onward = dataclasses.replace(make_config(), start=str(root / "first" / "export"), tokenizer="", encoder=None)
+    run = Run(onward, root, root / "second", torch.device("cpu"))
+    began = {k: v.clone() for k, v in run.trainer.model.state_dict().items()}
+    torch.testing.assert_close(began["ctc.linear.weight"], first.trainer.averaged().ctc.linear.weight,  # type: ignore[union-attr]
+                               rtol=0, atol=2e-3)  # fmt: skip
+    run.train()
+    moved = {k for k, v in run.trainer.model.state_dict().items() if not torch.equal(v, began[k])}
+    assert any(k.startswith("transducer.") for k in moved)
+    again = dataclasses.replace(onward, start=str(root / "second" / "export"))
+    with pytest.raises(BadConfig, match="has its own \\[transducer\\]"):
+        Trainer(again, root, torch.device("cpu"))
+
+
 def test_a_model_gone_on_from_takes_another_dropout(root: Path) -> None:
     first = Run(make_config(), root, root / "first", torch.device("cpu"))
     first.train()
