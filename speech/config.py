@@ -37,8 +37,8 @@ def parse(cls: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def read_toml(cls: type[C], path: Path, changes: Sequence[str] = ()) -> C:
-    """`parse` of a TOML file after changes like `optimizer.steps=100`, each to a key of the file: a TOML value, anything
-    else as text, nothing to leave the key out. Raises BadConfig also where it cannot be read, or is not TOML."""
+    """`parse` of a TOML file after changes like `optimizer.steps=100`: to a TOML value, to text where it is none, or to
+    nothing, which leaves the key out. Raises BadConfig also where it cannot be read, or is not TOML."""
     try:
         values = tomllib.loads(path.read_text())
     except OSError as e:

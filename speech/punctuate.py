@@ -18,9 +18,10 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from . import weights
 from .asr.transcript import Transcript
 from .asr.words import Update, Word
 from .errors import BadCheckpoint
@@ -75,7 +76,7 @@ class Punctuator(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """In 16 bits."""
-        save_file({name: x.half().contiguous() for name, x in self.state_dict().items()}, path)
+        weights.write({name: x.half().contiguous() for name, x in self.state_dict().items()}, Path(path))
 
 
 @dataclass(frozen=True)

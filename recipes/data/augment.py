@@ -238,7 +238,7 @@ def equalizers(rows: int, mels: int, most: float, g: torch.Generator, points: in
     near, far = (place.gather(1, i) for i in (right - 1, right))
     share = (mel - near) / (far - near).clamp(min=1e-6)
     curve = torch.lerp(level.gather(1, right - 1), level.gather(1, right), share)
-    return (curve - curve.mean(1, keepdim=True)) * (np.log(10) / 10)
+    return (curve - curve.mean(1, keepdim=True)) * float(np.log(10) / 10)
 
 
 def _spans(length: Tensor, widest: Tensor, masks: int, g: torch.Generator) -> Tensor:

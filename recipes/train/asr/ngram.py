@@ -237,10 +237,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--tokenizer", type=Path, required=True, help="the recogniser's tokenizer.json")
     p.add_argument("--out", type=Path, required=True, help="file: ngram.safetensors in the recogniser's folder")
     p.add_argument("--order", type=int, default=6, help="pieces a context and its next one have together")
-    p.add_argument("--keep", type=int, default=1_500_000,
-                   help="n-grams; 2.6 bytes each on disk with their contexts")
-    p.add_argument("--sentences", type=int, default=500_000)
-    p.add_argument("--limit", type=int, default=100_000, help="sentences read of each corpus at most")
+    p.add_argument("--keep", type=int, default=1_550_000,
+                   help="n-grams; 2.5 bytes each on disk with their contexts")
+    p.add_argument("--sentences", type=int, default=900_000)
+    p.add_argument("--limit", type=int, default=60_000, help="sentences read of each corpus at most")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--unheard", action="store_true",
                    help="leave out what the recordings to train on say: for [word_errors] in a recogniser's training")

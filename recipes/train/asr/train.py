@@ -70,8 +70,9 @@ class OptimizerConfig:
 class TrainConfig:
     """One run. start: a model (a shipped name, a folder) whose weights, shape and tokenizer to go on from; encoder then
     stays unset; with a tokenizer of its own the run keeps that model's encoder and begins new heads; dropout: in its
-    layers, its own if not given. transducer: train one beside CTC, whose share of the loss is then ctc_weight. between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss
-    is between_weight. timed: for so many steps at the beginning the data is synthetic speech with known phone times, in
+    layers, its own if not given. transducer: train one beside CTC, whose share of the loss is then ctc_weight.
+    between: after which layer a second CTC loss sits (arXiv 2102.03216), -1 for none; its share of the loss is
+    between_weight. timed: for so many steps at the beginning the data is synthetic speech with known phone times, in
     batches of timed_seconds (see recipes/data/timed.py). phones_weight: of naming the phone of every 40 ms beside the
     other losses, where phones are known: in timed speech, and in recordings that were aligned (`phones` in [data]).
     consistency: weight of the difference between what CTC hears in two maskings of every utterance (CR-CTC, arXiv

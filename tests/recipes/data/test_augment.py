@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from vivavoce.recipes.data import augment
-from vivavoce.recipes.data.augment import RATE, Augment, AugmentConfig, SpecAugment, equalizers, mel_centres, warp_frequencies
+from vivavoce.recipes.data.augment import (
+    RATE,
+    Augment,
+    AugmentConfig,
+    SpecAugment,
+    equalizers,
+    mel_centres,
+    warp_frequencies,
+)
 from vivavoce.speech.features import LogMel
 
 QUIET = AugmentConfig(speed=0, pitch=0, room=0, noise=0, babble=0, telephone=0, codec=0, clipping=0, gain=(0.0, 0.0))

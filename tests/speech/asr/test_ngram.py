@@ -45,8 +45,10 @@ def test_a_file_gives_it_back_to_within_half_a_step_and_a_second_file_is_the_sam
     assert torch.equal(loaded.key, ngram.key)
     assert torch.equal(loaded.word_start, ngram.word_start)
     assert loaded.order == ORDER
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644  # others may read it
     torch.testing.assert_close(loaded.log_prob, ngram.log_prob, atol=STEP / 2 * 1.01, rtol=0)
     torch.testing.assert_close(loaded.backoff, ngram.backoff, atol=STEP / 2 * 1.01, rtol=0)
+    assert (loaded.backoff[ngram.backoff == 0].abs() < 1e-5).all()  # rounding these would price every way back
     loaded.save(tmp_path / "b")
     again = NGram.load(tmp_path / "b")
     torch.testing.assert_close(again.log_prob, loaded.log_prob, atol=1e-5, rtol=0)

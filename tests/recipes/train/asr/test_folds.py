@@ -109,8 +109,8 @@ def test_the_command_trains_each_fold_and_does_none_again(data: Path, tmp_path: 
     assert (tmp_path / "out" / "cut-1-of-2-seed-1" / "last.pt").stat().st_mtime_ns == before
 
 
-def test_corpora_are_cut_at_once_and_a_run_may_end_by_the_clock(data: Path, tmp_path: Path,
-                                                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_corpora_are_cut_at_once_and_runs_may_end_by_the_clock(data: Path, tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hum.toml").write_text(CONFIG.replace("steps = 2", "steps = 1000"))
     words = [str(tmp_path / "hum.toml"), "--data", str(data), "--out", str(tmp_path / "out"), "--corpus", "cut",
              "whole", "--folds", "2", "--device", "cpu", "--minutes", "0.00001"]  # fmt: skip
