@@ -152,7 +152,8 @@ class NGram:
                 children=_unpacked(files.children, torch.int16),
             )
         except (SafetensorError, OSError, TypeError, ValueError, RuntimeError, lzma.LZMAError) as e:
-            raise BadCheckpoint(f"{path}: not an n-gram model ({e}); fetch it again or leave it out") from e
+            raise BadCheckpoint(f"{path}: not an n-gram model ({e}); make one with `vivavoce data ngram`, or leave it "
+                                "out") from e
         nodes, inner, pieces = len(files.log_prob), len(files.children), len(files.word_start)
         count = files.children.long()
         if not (
@@ -183,7 +184,7 @@ def _token_type(pieces: int) -> torch.dtype:
 
 def _packed(x: Tensor) -> Tensor:
     """x (n,) as the bytes of an xz stream, uint8; low bytes come first, then high bytes, which are mostly the same."""
-    planes = x.cpu().contiguous().view(torch.uint8).view(len(x), -1).T.contiguous()
+    planes = x.cpu().contiguous().view(torch.uint8).view(-1, x.element_size()).T.contiguous()
     return torch.frombuffer(bytearray(lzma.compress(planes.numpy().tobytes(), preset=9)), dtype=torch.uint8)
 
 
@@ -194,7 +195,7 @@ def _unpacked(x: Tensor, dtype: torch.dtype) -> Tensor:
     if not stream.eof or len(found) % dtype.itemsize:
         raise ValueError("a column is cut off or too large")
     planes = torch.frombuffer(found, dtype=torch.uint8) if found else torch.zeros(0, dtype=torch.uint8)
-    return planes.view(dtype.itemsize, -1).T.contiguous().view(dtype)[:, 0]
+    return planes.view(dtype.itemsize, len(found) // dtype.itemsize).T.contiguous().view(dtype)[:, 0]
 
 
 def _steps(x: Tensor) -> tuple[Tensor, Tensor]:

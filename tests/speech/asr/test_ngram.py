@@ -63,6 +63,14 @@ def test_a_file_holds_many_pieces_and_many_children(tmp_path: Path) -> None:
     assert torch.equal(NGram.load(tmp_path / "wide").key, wide.key)
 
 
+def test_a_file_may_hold_single_pieces_only(tmp_path: Path) -> None:
+    flat = NGram(torch.zeros(0, dtype=torch.int64), torch.rand(7), torch.zeros(8), torch.ones(6, dtype=torch.bool), 2)
+    flat.save(tmp_path / "flat")
+    loaded = NGram.load(tmp_path / "flat")
+    assert len(loaded.key) == 0
+    assert loaded.log_probs(torch.tensor([[1, 2]])).shape == (1, 2)
+
+
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
     model(grams()).save(good)
