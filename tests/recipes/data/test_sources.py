@@ -72,6 +72,14 @@ def test_noise_has_empty_text_and_its_share_and_repeats_follow_the_corpus(speech
     assert [w for u, w in zip(made.utterances, made.weights, strict=True) if u.path.name == "s.wav"] == [1.0, 2.0]
 
 
+def test_made_speech_of_a_dev_sentence_is_left_out(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    _corpus(tmp_path / "made", "synth", [("s.wav", "flite/slt", "train", "turn it off", 2.0),
+                                         ("t.wav", "flite/slt", "train", "turn it on", 2.0)])  # fmt: skip
+    got = sources.gather(speech, [tmp_path / "made" / "synth"])
+    assert {u.path.name for u in got.utterances} == {"a.wav", "t.wav", "rain.wav"}
+
+
 def test_the_projects_own_data_trains_on_no_dev_sentence() -> None:
     root = os.environ.get("VIVAVOCE_DATA")
     if not root:

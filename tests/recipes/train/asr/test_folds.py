@@ -1,6 +1,7 @@
 """Folds: nobody is on both sides, every recording is measured once, and the command trains, resumes and sums up."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import soundfile
 import torch
 
 from vivavoce.recipes.data import manifest
+from vivavoce.recipes.data.align import Phones
 from vivavoce.recipes.data.manifest import Utterance
 from vivavoce.recipes.data.sources import human
 from vivavoce.recipes.data.tokenizer import train_tokenizer
 from vivavoce.recipes.train.asr.folds import fold_of, lay_out, main, table
+from vivavoce.speech.checkpoint import load
 from vivavoce.speech.errors import BadConfig
 
 
@@ -125,6 +128,28 @@ def test_corpora_are_cut_at_once_and_runs_may_end_by_the_clock(data: Path, tmp_p
     assert "seed-2  whole" not in capsys.readouterr().out
 
 
+def test_runs_at_once_begin_from_a_training_without_the_corpora(data: Path, tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hum.toml").write_text(CONFIG.replace("steps = 2", "steps = 1000"))
+    words = [str(tmp_path / "hum.toml"), "--data", str(data), "--out", str(tmp_path / "out"), "--corpus", "cut",
+             "--folds", "2", "--device", "cpu", "--minutes", "0.00001", "--finish", "--before", "0.00001"]  # fmt: skip
+    assert main([*words, "--jobs", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    before = tmp_path / "out" / "before"
+    assert not {u.path.name for u in manifest.load(before / "data" / "speech" / "cut", "train")}
+    assert "in 11 utterances" in (before / "log.txt").read_text()  # those of `whole`
+    begun = load(before / "export").model.state_dict()
+    for fold in (1, 2):
+        log = (tmp_path / "out" / f"cut-{fold}-of-2-seed-1" / "log.txt").read_text()
+        assert "step 1 " in log
+        assert "step 2 " not in log
+    one = torch.load(tmp_path / "out" / "cut-1-of-2-seed-1" / "last.pt", weights_only=True)
+    far = max(float((one["model"][name] - value).abs().max()) for name, value in begun.items())
+    assert far < 0.01  # one small step from there
+    assert main(words) == 0  # nothing is trained again, and the table is the same
+    assert capsys.readouterr().out.splitlines() == [line for line in said if "step" not in line]
+
+
 def test_a_corpus_that_is_not_there_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hum.toml").write_text(CONFIG)
     assert main([str(tmp_path / "hum.toml"), "--data", str(data), "--out", str(tmp_path / "out"), "--corpus", "cta",
@@ -144,3 +169,18 @@ def test_rows_are_as_they_were_but_for_the_split(data: Path, tmp_path: Path) -> 
         assert [dataclasses.replace(u, path=u.path.resolve()) for u in now] == [
             dataclasses.replace(u, path=u.path.resolve()) for u in was
         ]
+
+
+def test_phones_of_recordings_are_found_in_a_fold_and_recordings_elsewhere_too(data: Path, tmp_path: Path) -> None:
+    moved = (data / "speech" / "whole" / "3.wav").rename(tmp_path / "3.wav")
+    rows = manifest.load(data / "speech" / "whole")
+    manifest.write(data / "speech" / "whole" / "manifest.tsv",
+                   [dataclasses.replace(u, path=moved) if u.path.name == "3.wav" else u for u in rows])  # fmt: skip
+    (data / "phones.json").write_text(json.dumps({"cut/1.wav": ["cut lo", [[0, "K"]]]}))
+    lay_out(data, "speech", ["cut"], 2, 0, tmp_path / "fold")
+    speech = tmp_path / "fold" / "speech"
+    phones = Phones(tmp_path / "fold" / "phones.json", speech)
+    found = [u.path.name for u in manifest.load_all(speech) if phones.of(u)]
+    assert found == ["1.wav"]
+    assert all(u.path.exists() for u in manifest.load_all(speech))
+    assert not any(p.is_symlink() for p in tmp_path.glob("*.wav"))
