@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +31,7 @@ from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.timed import TimedSpeech
 from vivavoce.recipes.options import usable
 from vivavoce.recipes.train.muon import optimizers
+from vivavoce.recipes.train.precision import mixed
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.asr.ctc import CtcHead
 from vivavoce.speech.asr.model import AsrConfig, AsrModel, TransducerConfig
@@ -77,7 +77,8 @@ class TrainConfig:
     other losses, where phones are known: in timed speech, and in recordings that were aligned (`phones` in [data]).
     consistency: weight of the difference between what CTC hears in two maskings of every utterance (CR-CTC, arXiv
     2410.05101; 0.2 there), 0 for one masking as usual; a step then computes twice as much. word_errors: what the beam
-    would get wrong beside the other losses, for the last part of a training, see word_errors.py."""
+    would get wrong beside the other losses, for the last part of a training, see word_errors.py. bfloat16: what to
+    compute in, see precision.py; by itself on a GPU alone."""
 
     name: str
     data: DataConfig
@@ -94,6 +95,7 @@ class TrainConfig:
     between_weight: float = 0.3
     consistency: float = 0.0
     word_errors: WordErrorsConfig | None = None
+    bfloat16: bool | None = None
     phones_weight: float = 4.0
     timed: int = 0
     timed_seconds: float = 24.0
@@ -171,8 +173,7 @@ class Trainer:
         self.model.train()
         for group in chain.from_iterable(o.param_groups for o in self.optimizers):
             group["lr"] = self.rate()
-        amp = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-        with amp:
+        with mixed(self.device, self.config.bfloat16):
             loss = self.loss(batch.to(self.device))
         loss.backward()
         self._share_gradients()

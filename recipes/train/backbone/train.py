@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from vivavoce.recipes.options import usable
 from vivavoce.recipes.train.muon import optimizers
+from vivavoce.recipes.train.precision import mixed
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.config import read_toml
 from vivavoce.speech.llm.chat import ChatTemplate
@@ -117,8 +117,7 @@ class Trainer:
 
     def loss(self, rows: Tensor) -> Tensor:
         """Nats a token, the sink not counted: nothing predicts it."""
-        amp = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-        with amp:
+        with mixed(self.device):
             logits = self.model.logits(self.model(rows[:, :-1]))
         return F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
 

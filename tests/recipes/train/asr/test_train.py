@@ -153,6 +153,22 @@ def test_the_rate_falls_within_the_time_allowed_also_after_a_restart(root: Path)
     assert Run(run.config, root, root / "run", torch.device("cpu")).trainer.spent > 1
 
 
+def test_bfloat16_gives_about_the_same_gradients_and_keeps_the_weights_in_float32(root: Path) -> None:
+    moved = []
+    for bfloat16 in (None, True):
+        run = Run(make_config(bfloat16=bfloat16), root, root / f"run-{bfloat16}", torch.device("cpu"))
+        before = weights(run)
+        loss = run.trainer.step(next(iter(run.data.batches(0))))
+        after = weights(run)
+        assert all(after[name].dtype == before[name].dtype for name in before)
+        moments = [s["exp_avg"].flatten() for o in run.trainer.optimizers for s in o.state.values()]
+        moved.append((float(loss), torch.cat(moments)))
+    (exact, gradient), (rounded, other) = moved
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.01)
+    assert float(torch.cosine_similarity(gradient, other, dim=0)) > 0.99
+
+
 def test_views_that_agree_cost_nothing_and_padding_does_not_count() -> None:
     torch.manual_seed(0)
     log_probs, count = torch.randn(2, 5, 4).log_softmax(-1), torch.tensor([5, 3])
