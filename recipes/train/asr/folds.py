@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -149,8 +149,13 @@ def at_once(runs: Sequence[tuple[TrainConfig, argparse.Namespace, int, int]],
             jobs: int) -> Iterator[tuple[str, dict[str, float]]]:  # fmt: skip
     """`one` of each, `jobs` at a time in processes of their own, in their order."""
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        yield from pool.map(one, *zip(*runs, strict=True))
+
+    def apart(run: tuple[TrainConfig, argparse.Namespace, int, int]) -> tuple[str, dict[str, float]]:
+        with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as process:
+            return process.submit(one, *run).result()
+
+    with ThreadPoolExecutor(jobs) as pool:  # one pool of processes would begin a run more after an interrupt
+        yield from pool.map(apart, runs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
