@@ -27,8 +27,8 @@ class _Float32Convolutions(TorchFunctionMode):
 
 @contextmanager
 def mixed(device: torch.device, bfloat16: bool | None = None) -> Iterator[None]:
-    """What is computed inside is in bfloat16 where torch's autocast thinks it safe. None: on a GPU. A CPU gains by it
-    that has instructions for it (AVX512-BF16, AMX), others lose."""
+    """What is computed inside is in bfloat16 where torch's autocast thinks it safe. None: on a GPU. Of CPUs
+    it is for those with instructions for it (AVX512-BF16, AMX)."""
     wanted = device.type == "cuda" if bfloat16 is None else bfloat16
     with torch.autocast(device.type, torch.bfloat16, enabled=wanted):
         if wanted and device.type == "cpu":

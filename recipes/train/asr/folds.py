@@ -134,7 +134,7 @@ def one(config: TrainConfig, args: argparse.Namespace, fold: int, seed: int) -> 
 def begun(config: TrainConfig, args: argparse.Namespace) -> TrainConfig | None:
     """The configuration of the runs once they have a start in common, which has heard nothing that any of them is
     measured on; None where its training ended early. Raises VivaVoceError."""
-    folder = args.out / "before"
+    folder = args.out / f"before-{'+'.join(args.corpus)}"  # other corpora want another start
     root = folder / "data"
     lay_out(args.data, config.data.speech, args.corpus, 1, 0, root)
     quiet = replace(config, measure_steps=config.optimizer.steps, data=replace(config.data, dev=()))
@@ -190,4 +190,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -135,7 +135,7 @@ def test_runs_at_once_begin_from_a_training_without_the_corpora(data: Path, tmp_
              "--folds", "2", "--device", "cpu", "--minutes", "0.00001", "--finish", "--before", "0.00001"]  # fmt: skip
     assert main([*words, "--jobs", "2"]) == 0
     said = capsys.readouterr().out.splitlines()
-    before = tmp_path / "out" / "before"
+    before = tmp_path / "out" / "before-cut"
     assert not {u.path.name for u in manifest.load(before / "data" / "speech" / "cut", "train")}
     assert "in 11 utterances" in (before / "log.txt").read_text()  # those of `whole`
     begun = load(before / "export").model.state_dict()
