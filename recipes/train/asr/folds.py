@@ -15,7 +15,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -84,6 +84,18 @@ def _linked(path: Path, source: Path, target: Path) -> Path:
     return link
 
 
+def claim(folder: Path, config: TrainConfig, minutes: float, finish: bool) -> None:
+    """Say in `folder` what it is trained with. Raises BadConfig: it was something else, whose result is not this one's.
+    """
+    settings = json.loads(json.dumps([asdict(config), minutes if finish else None], default=str))
+    note = folder / "settings.json"
+    if not note.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(settings) + "\n")
+    elif json.loads(note.read_text()) != settings:
+        raise BadConfig(f"{folder} holds a run of other settings; give another --out")
+
+
 def trained(config: TrainConfig, root: Path, folder: Path, device: torch.device, minutes: float,
             finish: bool) -> Run | None:  # fmt: skip
     """A finished run in `folder`, None where it ended early. minutes and finish as in `Run.train`."""
@@ -95,6 +107,7 @@ def trained(config: TrainConfig, root: Path, folder: Path, device: torch.device,
 def measured(config: TrainConfig, root: Path, folder: Path, device: torch.device, minutes: float,
              finish: bool = False) -> dict[str, float]:  # fmt: skip
     """Train in `folder` and give the WER of every dev set, greedy at 480 ms; nothing where it ended early."""
+    claim(folder, config, minutes, finish)
     result = folder / "result.json"
     if not result.exists():
         run = trained(config, root, folder, device, minutes, finish)
@@ -138,11 +151,12 @@ def begun(config: TrainConfig, args: argparse.Namespace) -> TrainConfig | None:
     root = folder / "data"
     lay_out(args.data, config.data.speech, args.corpus, 1, 0, root)
     quiet = replace(config, measure_steps=config.optimizer.steps, data=replace(config.data, dev=()))
+    claim(folder, quiet, args.before, finish=True)
     if not (folder / "done").exists():
         if trained(quiet, root, folder, torch.device(usable(args.device)), args.before, finish=True) is None:
             return None
         (folder / "done").touch()
-    return replace(config, start=str(folder / "export"), tokenizer="", encoder=None, timed=0)
+    return replace(config, start=str((folder / "export").resolve()), tokenizer="", encoder=None, timed=0)
 
 
 def at_once(runs: Sequence[tuple[TrainConfig, argparse.Namespace, int, int]],

@@ -112,6 +112,19 @@ def test_the_command_trains_each_fold_and_does_none_again(data: Path, tmp_path: 
     assert (tmp_path / "out" / "cut-1-of-2-seed-1" / "last.pt").stat().st_mtime_ns == before
 
 
+def test_a_folder_with_runs_of_other_settings_is_not_taken_for_these(data: Path, tmp_path: Path,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hum.toml").write_text(CONFIG)
+    words = [str(tmp_path / "hum.toml"), "--data", str(data), "--out", str(tmp_path / "out"), "--corpus", "cut",
+             "--folds", "2", "--device", "cpu", "--before", "1"]  # fmt: skip
+    assert main(words) == 0
+    capsys.readouterr()
+    for change in (["--set", "optimizer.rate=1e-4"], ["--minutes", "1", "--finish"]):
+        assert main([*words, *change]) == 1
+        assert "other settings; give another --out" in capsys.readouterr().err
+    assert main([*words, "--minutes", "9"]) == 0  # where a run may stop on its way is none of its settings
+
+
 def test_corpora_are_cut_at_once_and_runs_may_end_by_the_clock(data: Path, tmp_path: Path,
                                                                capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hum.toml").write_text(CONFIG.replace("steps = 2", "steps = 1000"))
