@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import soundfile
@@ -204,15 +206,21 @@ def _at_rate(path: str | Path, rate: int) -> Generator[Samples, None, None]:
 
 def _regroup(chunks: Iterable[Samples], size: int) -> Iterator[Samples]:
     held: list[Samples] = []
-    for chunk in chunks:
-        held.append(chunk)
-        if sum(map(len, held)) >= size:
-            x = np.concatenate(held)
-            whole = len(x) - len(x) % size
-            yield from (x[i : i + size] for i in range(0, whole, size))
-            held = [x[whole:]]
+    fault = None
+    try:
+        for chunk in chunks:
+            held.append(chunk)
+            if sum(map(len, held)) >= size:
+                x = np.concatenate(held)
+                whole = len(x) - len(x) % size
+                yield from (x[i : i + size] for i in range(0, whole, size))
+                held = [x[whole:]]
+    except BadAudio as e:  # what came before the fault is sound
+        fault = e
     if sum(map(len, held)):
         yield np.concatenate(held)
+    if fault:
+        raise fault
 
 
 def _refuse_unusable(x: Samples, name: str, where: str) -> None:
@@ -269,12 +277,16 @@ def _sndfile(path: Path) -> _Source | None:
     """The file opened by libsndfile; None where it is of another kind."""
     try:
         file = _Forward(path)
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: named .raw, whose samples could be anything
         return None
-    return _Source(file.samplerate, file.channels, file.frames, _sndfile_chunks(file, path), file.close)
+    frames: int | None = file.frames
+    if file.format == "MP3" and not (begin := _mp3_begin(path)).counted:
+        file.close()  # libsndfile guesses the length from the first frames, and would stop there
+        file, frames = _Forward(_piped(path, begin.at)), None
+    return _Source(file.samplerate, file.channels, frames, _sndfile_chunks(file, path, frames), file.close)
 
 
-def _sndfile_chunks(file: Any, path: Path) -> Iterator[Samples]:
+def _sndfile_chunks(file: Any, path: Path, frames: int | None) -> Iterator[Samples]:
     done = 0
     try:
         while len(x := file.read(FRAMES, dtype="float32", always_2d=True)):
@@ -283,13 +295,50 @@ def _sndfile_chunks(file: Any, path: Path) -> Iterator[Samples]:
     except soundfile.LibsndfileError as e:
         fault = _reason(e)
     else:
+        if frames and done < frames - file.samplerate // 10:
+            _warn(path, f"it ends at {done / file.samplerate:.1f} of {frames / file.samplerate:.1f} s")
         return
     if shutil.which("ffmpeg"):  # gets further into a damaged file
         with closing(_ffmpeg(path)) as rest:
             yield from _skip(rest.chunks, done)
     elif done == 0:
         raise BadAudio(f"{path} is damaged ({fault}); fetch it again, or install ffmpeg to save what is left of it")
-    log.warning("%s is damaged or cut off (%s): only the part before that was read", path, fault)
+    _warn(path, fault)
+
+
+class _Begin(NamedTuple):
+    """Where an MP3's first frame begins, in bytes, and whether that frame says how many there are."""
+
+    at: int
+    counted: bool
+
+
+def _mp3_begin(path: Path) -> _Begin:
+    with path.open("rb") as f:
+        tag = f.read(10)
+        size = sum((byte & 127) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))  # 7 bits a byte
+        at = 10 + size if tag[:3] == b"ID3" else 0
+        f.seek(at)
+        head = f.read(256)
+    return _Begin(at, any(name in head for name in (b"Xing", b"Info", b"VBRI")))
+
+
+def _piped(path: Path, begin: int) -> int:
+    """A descriptor that gives the file's bytes from `begin` on, and of which nobody can tell how many will come."""
+    reader, writer = os.pipe()
+
+    def feed() -> None:
+        # the pipe is broken by a reader who has heard enough
+        with path.open("rb") as f, suppress(BrokenPipeError), open(writer, "wb") as pipe:
+            f.seek(begin)
+            shutil.copyfileobj(f, pipe)
+
+    Thread(target=feed, daemon=True).start()
+    return reader
+
+
+def _warn(path: Path, why: str) -> None:
+    log.warning("%s is damaged or cut off (%s): only what could be decoded was read", path, why)
 
 
 def _skip(chunks: Iterator[Samples], frames: int) -> Iterator[Samples]:
@@ -318,22 +367,28 @@ def _ffmpeg(path: Path) -> _Source:
     head = pipe.read(24)  # AU: magic, offset of the samples, bytes, encoding, rate, channels; big-endian
     if len(head) < 24:
         process.wait()
-        errors.seek(0)
-        why = (errors.read().decode(errors="replace").strip().splitlines() or ["no audio in it"])[0]
+        why = (_lines(errors) or ["no audio in it"])[0]
         close()
         raise BadAudio(
             f"{path} is not audio that can be read (ffmpeg: {why.removeprefix(f'file:{path}: ')}); give an audio file"
         )
     _, offset, _, _, rate, channels = struct.unpack(">4sIIIII", head)
     pipe.read(offset - 24)
-    return _Source(rate, channels, _ffprobe_frames(path, rate), _float_frames(pipe, channels), close)
+    return _Source(rate, channels, _ffprobe_frames(path, rate), _float_frames(pipe, channels, path, errors), close)
 
 
-def _float_frames(pipe: IO[bytes], channels: int) -> Iterator[Samples]:
+def _float_frames(pipe: IO[bytes], channels: int, path: Path, errors: IO[bytes]) -> Iterator[Samples]:
     frame = 4 * channels
     while data := pipe.read(FRAMES * frame):
         data = data[: len(data) // frame * frame]
         yield np.frombuffer(data, ">f4").astype(np.float32).reshape(-1, channels)
+    if said := _lines(errors):
+        _warn(path, f"ffmpeg: {said[0]}")
+
+
+def _lines(errors: IO[bytes]) -> list[str]:
+    errors.seek(0)
+    return errors.read().decode(errors="replace").strip().splitlines()
 
 
 def _ffprobe_frames(path: Path, rate: int) -> int | None:
