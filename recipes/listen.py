@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.errors import VivaVoceError
 
 LOOKAHEAD = "480"
+ELSEWHERE = ("model", "decoder", "device", "precision", "gate", "hotwords")  # of a server's recogniser
 SMALL = 30e6  # parameters; below this the matrices of one session are too small for threads to share
 
 
@@ -67,24 +69,21 @@ class Caption:
 
 
 class Utterances:
-    """Whether the utterance has ended: voice activity and the recogniser's silence, for one session."""
+    """When an utterance has ended: by voice activity and the recogniser's silence, for one session."""
 
     def __init__(self, vad: Vad, worst_delay: int) -> None:
         self.vad, self.turn, self.worst_delay = vad, Turn(), worst_delay
         self.voice, self.state = vad.init_state(1), self.turn.init_state(1)
-        self.ended_at: int | None = None  # the sample it ended at, while its last words may still come
+        self.due = deque[int]()  # the samples by which all words of utterances that ended will have come
 
     def ended(self, pcm: Tensor, heard: int, last_change: int) -> bool:
         """pcm (n,) makes it `heard` samples; the recogniser's text last changed when it had heard `last_change`."""
         running, more = torch.tensor([False]), torch.tensor([len(pcm)])
         speech, count = self.vad.step(pcm[None], self.voice, more, running)
         (events,) = self.turn.step(speech, self.state, count, running, torch.tensor([heard - last_change]))
-        for event in events:
-            self.ended_at = event.at_sample if isinstance(event, SpeechEnded) else self.ended_at
-        if self.ended_at is None or heard < self.ended_at + self.worst_delay:
-            return False
-        self.ended_at = None
-        return True
+        self.due += [event.at_sample + self.worst_delay for event in events if isinstance(event, SpeechEnded)]
+        over = [self.due.popleft() for _ in range(sum(due <= heard for due in self.due))]
+        return bool(over)
 
 
 class Screen(Protocol):
@@ -199,14 +198,17 @@ def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def screen() -> Iterator[Screen]:
-    """The terminal when stdout is one, else lines."""
+def screen(punctuate: bool = False) -> Iterator[Screen]:
+    """The terminal when stdout is one, else lines; punctuate: finished utterances are `Written`."""
+    def dressed(plain: Screen) -> Screen:
+        return Written(plain, Writer(Punctuator.load())) if punctuate else plain
+
     console = Console()
     if not console.is_terminal or console.is_dumb_terminal:
-        yield Lines()
+        yield dressed(Lines())
         return
     with Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False) as display:
-        yield Terminal(display)
+        yield dressed(Terminal(display))
 
 
 def greeting(device: object, at: Lookahead) -> str:
@@ -253,9 +255,9 @@ def _remote(args: argparse.Namespace) -> int:
 
     with connected(args.url, args.api_key) as socket, Microphone(args.input_device) as microphone:
         say(greeting(f"{microphone.device}, through {args.url}", args.lookahead))
-        out = audio.Writer(args.save, CLOCK.rate) if args.save else nullcontext()
-        with out as writer, on_interrupt(microphone.stop), screen() as where:
-            follow(socket, recorded(microphone, writer) if writer else microphone, where, args.lookahead.ms)
+        saved = audio.Writer(args.save, CLOCK.rate) if args.save else nullcontext()
+        with saved as out, on_interrupt(microphone.stop), screen(args.punctuate) as where:
+            follow(socket, recorded(microphone, out) if out else microphone, where, args.lookahead.ms)
     return 0
 
 
@@ -268,6 +270,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.lookahead.note:
         say(args.lookahead.note)
     if args.url:
+        if unheeded := [f"--{name}" for name in ELSEWHERE if getattr(args, name) != parser.get_default(name)]:
+            parser.error(f"{', '.join(unheeded)}: not with --url, the server decides")
         return _remote(args)
     recognizer, vad = recognizers(args)(1), Vad.load()
     if sum(p.numel() for p in recognizer.model.parameters()) < SMALL:
@@ -275,9 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     microphone = Microphone(args.input_device)
     with audio.Writer(args.save, CLOCK.rate) if args.save else nullcontext() as out, microphone:
         say(greeting(microphone.device, args.lookahead))
-        writer = Writer(Punctuator.load()) if args.punctuate else None
-        with on_interrupt(microphone.stop), screen() as where:
-            where = Written(where, writer) if writer else where
+        with on_interrupt(microphone.stop), screen(args.punctuate) as where:
             blocks = recorded(microphone, out) if out else microphone
             listen(recognizer, blocks, where, args.lookahead.frames, vad)
     if microphone.dropped_seconds:

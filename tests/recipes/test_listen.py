@@ -22,7 +22,17 @@ from rich.live import Live
 from torch import Tensor
 
 from vivavoce.recipes import cli, sample
-from vivavoce.recipes.listen import Caption, Lines, Terminal, Written, chunked, listen, on_interrupt, recorded
+from vivavoce.recipes.listen import (
+    Caption,
+    Lines,
+    Terminal,
+    Utterances,
+    Written,
+    chunked,
+    listen,
+    on_interrupt,
+    recorded,
+)
 from vivavoce.recipes.options import MODEL
 from vivavoce.speech import audio, checkpoint
 from vivavoce.speech.asr.recognizer import Recognizer
@@ -149,6 +159,17 @@ def test_silence_ends_an_utterance_and_no_word_is_lost_or_doubled(loaded: Loaded
         if following[0].startswith(line[-1]):  # it grew during the silence, and was then said again, whole
             line.pop()
     assert [word for line in finals for word in line] == whole(loaded, pcm.astype(np.float32)).split()
+
+
+@pytest.mark.parametrize("frames", [0, 13, 69])
+def test_utterances_end_however_many_follow_within_the_delay(frames: int) -> None:
+    clock = Clock()
+    utterances, heard, ends = Utterances(Loudness(), clock.worst_delay(frames)), 0, 0
+    said = np.repeat(np.array([1, 0], np.float32), [32 * WINDOW, 48 * WINDOW])  # 1 s, then 1.5 s of silence
+    for block in blocks(np.tile(said, 40), 5 * WINDOW):
+        heard += len(block)
+        ends += utterances.ended(block, heard, 0)
+    assert ends == 40 - clock.worst_delay(frames) // len(said)
 
 
 def test_what_was_said_is_shown_before_a_lost_device_is_told(loaded: Loaded) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vivavoce.recipes import cli, sample
 from vivavoce.recipes.data.voices import say
-from vivavoce.recipes.remote import Captions, Refused, connected, follow
+from vivavoce.recipes.listen import screen
+from vivavoce.recipes.remote import COMPLETED, Captions, Refused, connected, follow
 from vivavoce.server import app
 from vivavoce.server.guard import Limits
 from vivavoce.server.house import House
@@ -127,3 +128,16 @@ def test_it_ends_when_every_utterance_has_its_words() -> None:
     assert not Captions(screen, ending=True).take(event(f"{transcription}.failed"))
     with pytest.raises(Refused, match="wrong"):
         captions.take(event("error", error={"code": "x", "message": "wrong"}))
+
+
+def test_finished_lines_are_punctuated_here(capsys: pytest.CaptureFixture[str]) -> None:
+    with screen(punctuate=True) as where:
+        captions = Captions(where)
+        captions.take({"type": "input_audio_buffer.committed", "item_id": "a"})
+        captions.take({"type": COMPLETED, "item_id": "a", "transcript": "what time is it"})
+    assert capsys.readouterr().out == "What time is it?\n"
+
+
+def test_what_the_server_decides_cannot_be_asked_for_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["listen", "--url", "ws://127.0.0.1:1", "--hotwords", "Okonkwo", "--no-gate"]) == 2
+    assert "--gate, --hotwords: not with --url, the server decides" in capsys.readouterr().err
