@@ -36,7 +36,7 @@ end of the word by the recogniser's own alignment; counted in samples, so it is 
 in chunks of the lookahead, each as soon as the model can use it. rtfx: seconds of audio a second of the recogniser's
 work, reading files left out, with --sessions recordings in one batch. 95 %: where the WER of other such recordings
 would lie, by bootstrap over speakers (over recordings where there are fewer than ten speakers). made up: words a minute
-on recordings in which nobody speaks."""
+on recordings in which nobody speaks, which count for nothing else."""
 SPEAKERS = 10  # fewer say little about others, so that recordings are drawn instead
 
 
@@ -66,8 +66,8 @@ class Session:
 
 @dataclass
 class Result:
-    """One set at one lookahead. scores: by recording, with its speaker; delays in samples; work in seconds; made_up:
-    words heard in `noise_samples` samples of nobody speaking; failed: recordings that could not be read."""
+    """One set at one lookahead. scores: by recording of speech, with its speaker; delays in samples; work in seconds;
+    made_up: words heard in `noise_samples` samples of nobody speaking; failed: recordings that could not be read."""
 
     scores: list[tuple[str, Score]] = field(default_factory=list)
     made_up: int = 0
@@ -79,10 +79,11 @@ class Result:
 
     def take(self, session: Session, heard: int) -> None:
         said = session.utterance
-        self.scores.append((said.speaker, score(said.text, " ".join(session.words))))
         if said.is_noise:
             self.made_up += len(session.words)
             self.noise_samples += heard
+        else:
+            self.scores.append((said.speaker, score(said.text, " ".join(session.words))))
         self.delays += session.delays
         self.samples += heard
 
@@ -176,7 +177,7 @@ def row(name: str, at: Lookahead, result: Result, clock: Clock) -> dict[str, Any
 
 
 def _rate(errors: Errors) -> float | None:
-    return round(errors.rate, 6) if math.isfinite(errors.rate) else None
+    return round(errors.rate, 6) if errors.total else None
 
 
 HEAD = (

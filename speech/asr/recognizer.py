@@ -167,14 +167,15 @@ class Recognizer:
         return self._progress[slot].heard
 
     def transcribe(self, pcm: Tensor, *, lookahead: int = 69) -> Transcript:
-        """One recording, (n,) float32 at 16 kHz."""
+        """One recording, (n,) float32 at 16 kHz. Raises Full."""
         (_, transcript), = self.transcribe_streams([blocks_of(pcm)], lookahead=lookahead)
         return transcript
 
     def transcribe_streams(self, streams: Sequence[Iterable[Tensor]], *,
                            lookahead: int = 69) -> Iterator[tuple[int, Transcript]]:
         """Recordings as iterables of blocks, as many at once as there are free slots; yields (index, transcript) as
-        each ends. Raises what an iterable raises, with the other recordings lost: catch errors inside the iterable."""
+        each ends. Raises Full where others hold every slot, and what an iterable raises, with the other recordings lost:
+        catch errors inside the iterable."""
         if self._engine is None:
             for i, stream in enumerate(streams):
                 yield i, self._transcribe_whole(stream)
@@ -183,7 +184,7 @@ class Recognizer:
         running: dict[Slot, _Reading] = {}
         try:
             while True:
-                while self.engine.free and (entry := next(waiting, None)) is not None:
+                while (self.engine.free or not running) and (entry := next(waiting, None)) is not None:
                     running[self.open(lookahead=lookahead)] = _Reading(entry[0], entry[1])
                 if not running:
                     return

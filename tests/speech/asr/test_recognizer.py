@@ -18,7 +18,7 @@ from vivavoce.speech.asr.voice import Gate
 from vivavoce.speech.asr.words import Word
 from vivavoce.speech.errors import BadAudio, BadCheckpoint
 from vivavoce.speech.nn.encoder import EncoderConfig
-from vivavoce.streaming.errors import UnknownSlot
+from vivavoce.streaming.errors import Full, UnknownSlot
 
 PIECES = ["▁a", "b", "▁c", "d", "▁e", "'"]
 TOKENIZER = Tokenizer(models.WordLevel({p: i for i, p in enumerate(PIECES)}, PIECES[-1]))
@@ -136,6 +136,17 @@ def test_an_iterable_that_fails_frees_every_slot() -> None:
     with pytest.raises(OSError, match="disk gone"):
         list(recognizer.transcribe_streams([blocks_of(noise(50_000), 0.5), broken()], lookahead=0))
     assert recognizer.engine.free == 4
+
+
+def test_recordings_with_every_slot_taken_are_refused_not_lost() -> None:
+    recognizer = make_recognizer(slots=1)
+    taken = recognizer.open()
+    with pytest.raises(Full):
+        recognizer.transcribe(noise(1000))
+    with pytest.raises(Full):
+        list(recognizer.transcribe_streams([[noise(1000)]]))
+    recognizer.close(taken)
+    assert recognizer.transcribe(noise(1000)).duration == 1000 / 16000
 
 
 def test_a_closed_session_is_unknown() -> None:
