@@ -216,7 +216,7 @@ class _Bar(Progress):
     """Seconds heard of all there are, on stderr, and only where a person sees it."""
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
-        console = Console(stderr=True)
+        console = Console(stderr=True, soft_wrap=True)  # what is printed beside the bar keeps its lines
         self._recordings = recordings
         super().__init__(
             TextColumn("{task.description}"),
@@ -225,7 +225,7 @@ class _Bar(Progress):
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            redirect_stdout=sys.stdout.isatty(),
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             disable=not console.is_terminal,
         )
         self.add_task("reading", total=None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from vivavoce.recipes.options import MODEL
 from vivavoce.recipes.transcribe import Recording, batches, find
 from vivavoce.speech import audio, checkpoint
 from vivavoce.speech.asr.recognizer import BLOCK_SECONDS, Recognizer
-from vivavoce.speech.asr.transcript import FORMATS
+from vivavoce.speech.asr.transcript import FORMATS, Transcript
+from vivavoce.speech.asr.words import Word
 from vivavoce.speech.checkpoint import Loaded
 
 Write = Callable[..., Path]
@@ -295,3 +298,26 @@ def test_punctuation_and_capitals_are_added_when_asked_for(run: Callable[..., in
     assert written[0].isupper()
     assert written[-1] in ".?"
     assert re.sub(r"[^a-z ]", "", written.lower()) == plain
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_beside_the_bar_lines_longer_than_the_terminal_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    for name, value in {"COLUMNS": "40", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    words = tuple(Word(f"word{i}", 100 * i, 100 * i + 50, 1.0) for i in range(30))
+    recordings = [Recording(Path(f"[red]{i}.wav"), Path("a"), transcript=Transcript(words, 32000)) for i in range(2)]
+    transcribe.run(recordings, iter(recordings), transcribe.Stdout(recordings, "json").take)
+    lines = [line[line.index("{") :] for line in screen.getvalue().splitlines() if "{" in line]
+    assert [json.loads(line)["file"] for line in lines] == ["[red]0.wav", "[red]1.wav"]
+
+
+def test_a_closed_stdout_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert transcribe.run([], iter([]), lambda recording: None).startswith("0 transcribed, 0 failed")
