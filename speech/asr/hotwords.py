@@ -1,4 +1,5 @@
-"""Words that the caller expects: a trie over letters, fused in the CTC prefix beam (Zhao et al. 2019, shallow fusion).
+"""Words that the caller expects, fused in the CTC prefix beam (Zhao et al. 2019, shallow fusion): an automaton over
+letters that finds all of them at once (Aho and Corasick 1975).
 
 Phrases come from `--hotwords` or `Recognizer(hotwords=...)`. Every piece that goes on spelling one raises its prefix's
 score; what was raised is taken back when the spelling breaks off before the phrase's end, so other text costs nothing.
@@ -6,7 +7,8 @@ score; what was raised is taken back when the spelling breaks off before the phr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +32,7 @@ def worth(letters: int, whole: bool) -> int:
 
 @dataclass(frozen=True, eq=False)
 class HotwordState(State):
-    """node: (slots, beam) int64, where in the trie each prefix's end stands; 0 is outside of every phrase."""
+    """node: (slots, beam) int64, where in the automaton each prefix's end stands; 0 is outside of every phrase."""
 
     node: Tensor
 
@@ -38,22 +40,22 @@ class HotwordState(State):
 class HotwordScorer:
     """Phrases as a `Scorer`: an automaton over the tokenizer's pieces, its tables computed once.
 
-    A phrase begins where a word begins and ends where one ends; any way of spelling it in pieces counts, since the trie
-    is one of letters. From a phrase that is the beginning of a longer one only what lies past it is taken back. boost:
-    nats for each letter after the first few (`worth`).
+    A phrase begins where a word begins and ends where one ends; any way of spelling it in pieces counts, since the
+    automaton is one of letters. Each phrase in a text adds its worth, also one that overlaps another; one inside
+    another adds nothing more. boost: nats for each letter after the first few (`worth`).
     """
 
     def __init__(self, phrases: Iterable[str], pieces: Sequence[str], boost: float = BOOST,
                  device: torch.device | str = "cpu") -> None:
         """pieces: the vocabulary by token id, `▁` where a word begins. Raises BadConfig: a phrase without letters."""
-        trie, self.boost = _Trie(), boost
+        spelt = set[str]()
         for phrase in phrases:
             words = normalize(phrase)
             if not words:
                 raise BadConfig(f"hot word {phrase!r} has no letters that a recogniser writes; leave it out")
-            trie.add(SPACE + words.replace(" ", SPACE))
-        following, score, ending = trie.automaton(pieces, boost)
-        self.following, self.added, self.ending = (x.to(device) for x in (following, score, ending))
+            spelt.add(SPACE + words.replace(" ", SPACE))
+        following, added, ending = (x.to(device) for x in _Automaton(spelt).tables(pieces))
+        self.boost, self.following, self.added, self.ending = boost, following, added * boost, ending * boost
         self.best = self.added.amax(0)
 
     def init_state(self, slots: int, beam: int) -> HotwordState:
@@ -73,58 +75,63 @@ class HotwordScorer:
         return self.ending[state.node]
 
 
-class _Trie:
-    """Letters as nodes; node 0 is the root."""
+class _Automaton:
+    """Letters as nodes, shorter spellings first; node 0 has none. Each stands for the longest end of the text so far
+    that a phrase begins with.
 
-    def __init__(self) -> None:
-        self.children: list[dict[str, int]] = [{}]
-        self.depth, self.parent, self.ends = [0], [0], [False]
+    fallback: the next shorter such end; closing: what phrases add that end here, if the word ends here too; inside:
+    what phrases have added that ended on the way here; lent: what is paid beforehand.
+    """
 
-    def add(self, letters: str) -> None:
-        node = 0
-        for letter in letters:
-            if letter not in self.children[node]:
-                self.children[node][letter] = len(self.children)
-                self.children.append({})
-                self.depth.append(self.depth[node] + 1)
-                self.parent.append(node)
-                self.ends.append(False)
-            node = self.children[node][letter]
-        self.ends[node] = True
+    def __init__(self, phrases: Collection[str]) -> None:
+        begun = {phrase[:end] for phrase in phrases for end in range(len(phrase) + 1)}
+        spelt = sorted(begun | {""}, key=lambda text: (len(text), text))
+        nodes = {text: node for node, text in enumerate(spelt)}
+        self.children: list[dict[str, int]] = [{} for _ in spelt]
+        for text, node in nodes.items():
+            if text:
+                self.children[nodes[text[:-1]]][text[-1]] = node
+        self.fallback, self.closing, self.inside, self.lent = ([0] * len(spelt) for _ in range(4))
+        for text, node in nodes.items():
+            if not text:
+                continue
+            before, letter = nodes[text[:-1]], text[-1]
+            back = self.follow(self.fallback[before], letter) if before else 0
+            paid = self.inside[before] + (self.closing[before] if letter == SPACE else 0)
+            own = worth(len(text), True) - paid - self.closing[back] if text in phrases else 0
+            self.fallback[node], self.inside[node] = back, paid
+            self.closing[node] = self.closing[back] + max(own, 0)
+            self.lent[node] = max(self.closing[node], worth(len(text), False) - paid, self.lent[back])
 
-    def _kept(self) -> list[int]:
-        """What stays paid on the way to each node when its spelling breaks off: the last phrase that ended there, and a
-        word with it. Parents come before their children."""
-        kept = [0] * len(self.children)
-        for node in range(1, len(kept)):
-            before = self.parent[node]
-            whole = self.children[before].get(SPACE) == node and self.ends[before]  # a word ended before this one
-            kept[node] = worth(self.depth[before], True) if whole else kept[before]
-        return kept
+    def follow(self, node: int, letter: str) -> int:
+        while node and letter not in self.children[node]:
+            node = self.fallback[node]
+        return self.children[node].get(letter, 0)
 
-    def automaton(self, pieces: Sequence[str], boost: float) -> tuple[Tensor, Tensor, Tensor]:
-        """following and added, (nodes, pieces): where each piece leads and what it adds; ending (nodes,): what the end
-        of the stream adds. What is paid along any way sums to the worth of the phrases it completes."""
-        paid = [worth(depth, ends) for depth, ends in zip(self.depth, self.ends, strict=True)]
-        kept, following, added, ending = self._kept(), [], [], []
-        fresh = [self._walk(0, piece) if piece.startswith(SPACE) else 0 for piece in pieces]
-        for node, mine in enumerate(paid):
-            after = mine if self.ends[node] else kept[node]  # where a word ends here
-            ending.append(after - mine)
-            row = [self._walk(node, piece) for piece in pieces]
-            following.append([on or new for on, new in zip(row, fresh, strict=True)])
-            added.append([
-                paid[on] - mine if on else (after if piece.startswith(SPACE) else kept[node]) - mine + paid[new]
-                for piece, on, new in zip(pieces, row, fresh, strict=True)])  # fmt: skip
-        return torch.tensor(following), torch.tensor(added) * boost, torch.tensor(ending) * boost
-
-    def _walk(self, node: int, piece: str) -> int:
-        """The node that the piece's letters lead to, or 0."""
+    def spell(self, node: int, piece: str) -> tuple[int, int]:
+        """The node that the piece's letters lead to, and what they add."""
+        gain = -self.lent[node]
         for letter in piece:
-            node = self.children[node].get(letter, 0)
-            if not node:
-                return 0
-        return node if piece else 0
+            gain += self.closing[node] if letter == SPACE else 0
+            node = self.follow(node, letter)
+        return node, gain + self.lent[node]
+
+    def tables(self, pieces: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """following and added, (nodes, pieces): where each piece leads and what it adds; ending (nodes,): what the end
+        of the stream adds. What is added along any way sums to the worth of the phrases on it."""
+        begin = defaultdict[str, list[int]](list)
+        for i, piece in enumerate(pieces):
+            begin[piece[:1]].append(i)
+        closing, lent = torch.tensor(self.closing), torch.tensor(self.lent)
+        following = torch.zeros(len(self.children), len(pieces), dtype=torch.int64)
+        added = torch.zeros_like(following)
+        for node, back in enumerate(self.fallback):
+            if node:  # a piece that does not go on from here does what it does from the shorter end
+                following[node], added[node] = following[back], added[back] + lent[back] - lent[node]
+                added[node, begin[SPACE]] += closing[node] - closing[back]
+            for i in (i for letter in (self.children[node] if node else begin) for i in begin[letter]):
+                following[node, i], added[node, i] = self.spell(node, pieces[i])
+        return following, added, closing - lent
 
 
 @dataclass(frozen=True, eq=False)

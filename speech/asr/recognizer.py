@@ -174,8 +174,8 @@ class Recognizer:
     def transcribe_streams(self, streams: Sequence[Iterable[Tensor]], *,
                            lookahead: int = 69) -> Iterator[tuple[int, Transcript]]:
         """Recordings as iterables of blocks, as many at once as there are free slots; yields (index, transcript) as
-        each ends. Raises Full where others hold every slot, and what an iterable raises, with the other recordings lost:
-        catch errors inside the iterable."""
+        each ends. Raises Full where others hold every slot, and what an iterable raises, with the other recordings
+        lost: catch errors inside the iterable."""
         if self._engine is None:
             for i, stream in enumerate(streams):
                 yield i, self._transcribe_whole(stream)

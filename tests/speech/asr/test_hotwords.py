@@ -1,6 +1,7 @@
 """Hot words: a phrase that is completed keeps its reward, whatever breaks off gives it back, in any spelling."""
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_a_phrase_that_begins_a_longer_one_keeps_its_own_part() -> None:
     scorer = HotwordScorer(["an", "an anna kb"], PIECES)
     assert total(scorer, ["▁an", "▁an", "na", "▁b"]) == worth(3, True) * scorer.boost
     assert total(scorer, ["▁an", "▁an", "na", "▁k", "b"]) == worth(11, True) * scorer.boost
-    assert total(scorer, ["▁an", "▁an"]) == worth(3, True) * scorer.boost  # the second began the longer one's next word
+    assert total(scorer, ["▁an", "▁an"]) == 2 * worth(3, True) * scorer.boost  # the second may yet go on
 
 
 def test_every_string_of_pieces_gains_the_letters_of_its_hot_words() -> None:
@@ -54,6 +55,34 @@ def test_every_string_of_pieces_gains_the_letters_of_its_hot_words() -> None:
         if not pieces[0].startswith("▁"):  # goes on with a word nobody knows the beginning of
             continue
         assert total(scorer, list(pieces)) == sum(5.0 for w in words if w in ("an", "b"))
+
+
+LISTS = [("an",), ("an", "b"), ("an b", "b"), ("an b an", "b"), ("an b", "b an"), ("b", "an b", "an b anna"),
+         ("anna b anna", "b an", "an"), ("kb", "anna kb an", "kb an b", "b"), ("b b b b", "b b")]  # fmt: skip
+
+
+def times(phrase: str, text: str) -> int:
+    return sum(f" {text} "[i:].startswith(f" {phrase} ") for i in range(len(text)))
+
+
+def value(phrase: str, phrases: tuple[str, ...]) -> int:
+    """What a phrase adds to those inside it."""
+    return max(0, worth(len(phrase) + 1, True) - sum(times(p, phrase) * value(p, phrases)
+                                                      for p in phrases if p != phrase and times(p, phrase)))
+
+
+@pytest.mark.parametrize("phrases", LISTS)
+def test_every_phrase_counts_wherever_it_stands(phrases: tuple[str, ...]) -> None:
+    scorer, draw, found = HotwordScorer(phrases, PIECES, boost=1.0), random.Random(0), 0
+    for _ in range(300):
+        text = " ".join(draw.choice(["an", "b", "anna", "kb", "k"]) for _ in range(draw.randint(1, 7)))
+        letters, pieces = "".join(f"▁{word}" for word in text.split()), list[str]()
+        while letters:
+            pieces.append(draw.choice([p for p in PIECES if letters.startswith(p)]))
+            letters = letters[len(pieces[-1]) :]
+        assert total(scorer, pieces) == sum(times(p, text) * value(p, phrases) for p in phrases)
+        found += sum(times(p, text) for p in phrases)
+    assert found > 20
 
 
 def test_a_beam_with_hot_words_finds_them_and_leaves_other_text_alone() -> None:
