@@ -7,7 +7,7 @@ alone stay words, as printed text has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from .asr.words import Word
 from .text import MONTHS, cardinal, ordinal
@@ -29,10 +29,11 @@ Found = tuple[int, str]  # where it ends, how it is written
 
 
 def write_numbers(words: Sequence[Word], before: str = "") -> list[Word]:
-    """The same words, every number among them one word. before: the plain word ahead of them, if any.
+    """The same words, every number among them one word. before: the word ahead of them, if any.
 
     A mark on a word ends the number: `three, four` stays two.
     """
+    ahead = ["" if word[-1:] in (",", ".", "?") else word.lower() for word in (before, *(w.word for w in words))]
     plain = [w.word.rstrip(",.?").lower() for w in words]
     closed = [w.word[-1:] in (",", ".", "?") for w in words]
     made: list[Word] = []
@@ -41,7 +42,7 @@ def write_numbers(words: Sequence[Word], before: str = "") -> list[Word]:
         end = at + 1
         while end < len(words) and not closed[end - 1]:
             end += 1
-        stop, text = _number(plain[at:end], plain[at - 1] if at else before) or (1, "")
+        stop, text = _number(plain[at:end], ahead[at]) or (1, "")
         if text:
             last = words[at + stop - 1]
             mark = last.word[len(last.word.rstrip(",.?")) :]
@@ -49,7 +50,7 @@ def write_numbers(words: Sequence[Word], before: str = "") -> list[Word]:
             sure = min(w.confidence for w in words[at : at + stop])
             made.append(Word(text + mark, words[at].start_sample, last.stop_sample, sure))
         else:
-            made.append(words[at])
+            made += words[at : at + stop]
         at += stop
     return made
 
@@ -64,12 +65,14 @@ def split(words: Sequence[Word]) -> int:
 
 
 def _number(words: Sequence[str], before: str) -> Found | None:
-    """The longest number that the words begin with."""
+    """The longest number that the words begin with; "" where it stays as it was said."""
     rules: tuple[Callable[[Sequence[str]], Found | None], ...] = (_money, _clock, _percent, _spelled, _nth, _amount)
     found = [f for f in (rule(words) for rule in rules) if f is not None]
     best = max(found, key=lambda f: f[0], default=None)  # the first of the longest: rules stand in order of merit
     if best is None and before in MONTHS and words and words[0] in _NTH and _NTH[words[0]]:
-        return 1, _with_ending(_NTH[words[0]])
+        return None if words[1:2] in (["of"], ["thing"]) else (1, _with_ending(_NTH[words[0]]))
+    if best and (before == "point" or (before in ("half", "of") and words[0] == "a")):
+        return best[0], ""  # part of a number that has no figures here: half a million, point five
     return best
 
 
@@ -87,18 +90,19 @@ def _below_hundred(words: Sequence[str]) -> tuple[int, int] | None:
 def _below_thousand(words: Sequence[str]) -> tuple[int, int] | None:
     if len(words) > 1 and words[1] == "hundred" and (words[0] == "a" or 1 <= _SMALL.get(words[0], 0) <= 9):
         hundreds = 100 * (1 if words[0] == "a" else _SMALL[words[0]])
-        return _added(words, 2, hundreds, _below_hundred)
+        return _added(words, 2, hundreds, _below_hundred, ("hundred",))
     return _below_hundred(words)
 
 
-def _added(words: Sequence[str], used: int, value: int,
-           rest: Callable[[Sequence[str]], tuple[int, int] | None]) -> tuple[int, int]:
-    """With what follows, `and` before it or not, if that is not nothing."""
+def _added(words: Sequence[str], used: int, value: int, rest: Callable[[Sequence[str]], tuple[int, int] | None],
+           larger: Collection[str] = ("hundred", *_SCALES)) -> tuple[int, int]:  # fmt: skip
+    """With what follows, `and` before it or not, if that is not nothing, nor the beginning of a number as large."""
     for skip in (0, 1):
         if not skip or words[used : used + 1] == ["and"]:
             more = rest(words[used + skip :])
             if more and more[1]:
-                return used + skip + more[0], value + more[1]
+                end = used + skip + more[0]
+                return (used, value) if end < len(words) and words[end] in larger else (end, value + more[1])
     return used, value
 
 
@@ -127,7 +131,7 @@ def _year(words: Sequence[str]) -> tuple[int, int] | None:
     used, value = century
     rest = words[used:]
     if rest[:1] == ["hundred"]:
-        return used + 1, 100 * value
+        return _added(words, used + 1, 100 * value, _below_hundred)
     if len(rest) > 1 and rest[0] == "oh" and 1 <= _SMALL.get(rest[1], 0) <= 9:
         return used + 2, 100 * value + _SMALL[rest[1]]
     years = _below_hundred(rest)
@@ -166,9 +170,9 @@ def _amount(words: Sequence[str]) -> Found | None:
     if short:
         return short
     found = _decimal(words)
-    if found is None or (found[0] == 1 and words[0] in _SMALL and _SMALL[words[0]] < FEW) or words[:1] == ["a"]:
+    if found is None or (found[0] == 1 and words[0] in _SMALL and _SMALL[words[0]] < FEW):
         return None
-    return found
+    return (found[0], "") if words[0] == "a" else found  # a hundred and one
 
 
 def _round(words: Sequence[str]) -> Found | None:

@@ -106,7 +106,7 @@ class Writer:
         state, marked = self._mark(state, words, final)
         held = (*state.numbers, *marked)
         ready = len(held) if final else split(held)
-        ahead = held[ready - 1].word.lower() if ready else state.ahead
+        ahead = held[ready - 1].word if ready else state.ahead
         return (replace(state, numbers=held[ready:], ahead=ahead),
                 tuple(write_numbers(held[:ready], state.ahead)))
 
