@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from vivavoce.recipes.options import add_hearing, add_model, count, positive, recognizers, say, usable
+from vivavoce.recipes.options import add_hearing, add_model, add_writing, count, positive, recognizers, say, usable
 from vivavoce.recipes.speak import VOICE, load_voice
 from vivavoce.server import app
 from vivavoce.server.capacity import measured
@@ -37,6 +37,7 @@ from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.errors import BadCheckpoint, BadConfig
 from vivavoce.speech.llm.assistant import MODEL as CHAT
 from vivavoce.speech.llm.assistant import Assistant
+from vivavoce.speech.punctuate import Punctuator, Writer
 from vivavoce.speech.tts.synthesizer import Synthesizer
 from vivavoce.speech.vad import Vad
 from vivavoce.streaming.errors import VivaVoceError
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
     add_model(parser)
     add_hearing(parser)
+    add_writing(parser)
     parser.add_argument("--max-sessions", type=count, metavar="N", help="at once (default: measured at the start)")
     parser.add_argument("--batch", type=count, metavar="N", help="sessions in one step of the model (default: all)")
     parser.add_argument(
@@ -154,6 +156,7 @@ def house(args: argparse.Namespace, make: Callable[[int], Recognizer]) -> House:
         places=places,
         uploads=args.uploads,
         batch=args.batch,
+        writer=Writer(Punctuator.load()) if args.punctuate else None,
         synthesizer=synthesizer,
         voices=args.speakers,
         speaker=args.voice,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from vivavoce.speech.asr.recognizer import Recognizer
+from vivavoce.speech.punctuate import Writer
 from vivavoce.speech.vad import Vad
 
 from .metrics import Metrics
@@ -51,21 +52,23 @@ class House:
         places: int,
         uploads: int = 2,
         batch: int | None = None,
+        writer: Writer | None = None,
         synthesizer: Synthesizer | None = None,
         voices: int = 1,
         speaker: str = "",
         replies: Replies | None = None,
     ) -> Self:
-        """recognizer: makes one of so many slots; places: live sessions at once; uploads: files at once; batch:
-        see `HearingRoom`; voices: the synthesizer's slots. Raises BadCheckpoint for a model that cannot stream.
+        """recognizer: makes one of so many slots; places: live sessions at once; uploads: files at once; batch,
+        writer: see `HearingRoom`; voices: the synthesizer's slots. Raises BadCheckpoint for a model that cannot stream.
         """
         metrics, turns = Metrics(), Turns()
         spare = max(1, places // 4)  # slots for streams that are being finished
         house = cls(
             model,
-            HearingRoom(recognizer(places + spare), places, batch=batch, observe=metrics.step, turns=turns),
+            HearingRoom(recognizer(places + spare), places, batch=batch, writer=writer, observe=metrics.step,
+                        turns=turns),
             VoiceRoom(vad, places, observe=metrics.step, turns=turns),
-            HearingRoom(recognizer(uploads), name="files", observe=metrics.step),
+            HearingRoom(recognizer(uploads), name="files", writer=writer, observe=metrics.step),
             SpeakingRoom(synthesizer, voices, observe=metrics.step) if synthesizer else None,
             speaker,
             replies,

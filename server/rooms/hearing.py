@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vivavoce.speech import audio
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Update, Word
+from vivavoce.speech.punctuate import Unwritten, Writer
 from vivavoce.streaming.clock import Clock
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import BadLookahead
@@ -75,6 +76,7 @@ class Hearing:
     taken: int = 0  # samples given to the recogniser
     frames: int = 0  # encoder frames computed
     began: float | None = None  # when its sample 0 would have been said, were it said live
+    unwritten: Unwritten = field(default_factory=Unwritten)  # words whose marks are still to be decided
     ending: bool = False
     closed: bool = False
 
@@ -177,7 +179,8 @@ class Hearing:
 class HearingRoom(Room):
     """One recogniser for all its slots. places: sessions at once, as many as there are slots unless it is said; leave
     some over for sessions that begin a stream while their last one is still being finished. batch: streams in one step
-    at most; slack: lag from which nobody more is let in while others are served."""
+    at most; slack: lag from which nobody more is let in while others are served; writer: how words are written, where
+    it is not as they are heard."""
 
     breath = 0.005  # what the voice room found to be speech comes by way of the event loop
 
@@ -189,6 +192,7 @@ class HearingRoom(Room):
         name: str = "hearing",
         batch: int | None = None,
         slack: float = SLACK,
+        writer: Writer | None = None,
         now: Callable[[], float] = time.monotonic,
         observe: Callable[[Step], None] = lambda step: None,
         turns: Turns | None = None,
@@ -196,7 +200,7 @@ class HearingRoom(Room):
         """Raises BadCheckpoint for a recogniser that cannot stream."""
         slots = recognizer.engine.free
         super().__init__(name, places or slots, now=now, observe=observe, turns=turns)
-        self.recognizer, self.slack, self.batch = recognizer, slack, batch or slots
+        self.recognizer, self.slack, self.batch, self.writer = recognizer, slack, batch or slots, writer
         self.clock: Clock = recognizer.clock
         self._inside: list[Hearing] = []
         self._lag, self._lag_at = 0.0, 0.0
@@ -253,6 +257,8 @@ class HearingRoom(Room):
             row.frames += row.lookahead + 1
             if row in final:
                 row.leave()
+            if self.writer is not None:
+                row.unwritten, update = self.writer.update(row.unwritten, update, row in final)
             row.sink(Heard(row.taken, update.stable, update.tail, len(fed[row]), lag, row in final))
         return True
 

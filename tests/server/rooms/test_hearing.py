@@ -17,6 +17,7 @@ from vivavoce.server.rooms.room import Busy, Step
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.asr.words import Word
 from vivavoce.speech.errors import BadAudio
+from vivavoce.speech.punctuate import Punctuator, Writer
 from vivavoce.streaming.errors import BadLookahead
 
 Make = Callable[[int], Recognizer]
@@ -69,6 +70,19 @@ def test_sessions_of_every_kind_each_get_the_words_of_one_pass(recognizer: Make)
         for sink, pcm, lookahead in zip(sinks, sounds, lookaheads, strict=True):
             assert sink.words() == alone(recognizer, pcm, lookahead)
         assert room.ask(lambda: room.recognizer.engine.free).result(60) == 5
+
+
+def test_words_are_written_the_same_live_as_at_once(recognizer: Make) -> None:
+    writer = Writer(Punctuator.load())
+    sounds = [noise(2 + i, seed=i) for i in range(2)]
+    with HearingRoom(recognizer(2), writer=writer) as room:
+        sinks = [Kept() for _ in sounds]
+        for sink, pcm in zip(sinks, sounds, strict=True):
+            pushed(room.open(sink, lookahead=1), pcm, 1600)
+        for sink, pcm in zip(sinks, sounds, strict=True):
+            plain = recognizer(1).transcribe(torch.from_numpy(pcm), lookahead=1)
+            written = said(writer.transcript(plain).words)
+            assert sink.words() == written != said(plain.words)
 
 
 def test_a_chunk_is_heard_as_soon_as_it_can_be_and_nothing_before(recognizer: Make) -> None:
