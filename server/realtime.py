@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -32,14 +32,15 @@ TRY_LATER, POLICY, SERVICE_RESTART = 1013, 1008, 1012
 
 @dataclass(eq=False)
 class Session:
-    """A shell, and whether somebody is connected to it. writer: the task that sends; leaving: when it is given up."""
+    """A shell, and whether somebody is connected to it. directions: the tasks that read and write the socket; leaving:
+    when it is given up."""
 
     shell: Shell
     token: str
     kind: Kind
     socket: WebSocket | None = None
     leaving: asyncio.TimerHandle | None = None
-    displaced: asyncio.Event = field(default_factory=asyncio.Event)
+    directions: tuple[asyncio.Task[int], ...] = ()
 
 
 class Realtime:
@@ -145,8 +146,8 @@ class Realtime:
         if session.leaving:
             session.leaving.cancel()
             session.leaving = None
-        session.displaced.set()
-        session.displaced = asyncio.Event()
+        for task in session.directions:  # at once: nothing of what follows is to go out by the connection before
+            task.cancel()
         session.socket = socket
         del self.sessions[session.token]
         self.sessions[session.token] = session  # away longest is first
@@ -159,17 +160,15 @@ class Realtime:
         """Both directions until either ends; returns the close code."""
         reading = asyncio.create_task(self._read(session, socket))
         writing = asyncio.create_task(self._write(session, socket))
-        displaced = asyncio.create_task(session.displaced.wait())
-        tasks = {reading, writing, displaced}
+        session.directions = tasks = (reading, writing)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if reading.done() and not reading.cancelled() and reading.exception() is None:
-            return reading.result()
-        return 1000 if writing.done() and not writing.cancelled() and writing.exception() is None else 1006
+        ended = [task for task in tasks if not task.cancelled() and task.exception() is None]
+        return ended[0].result() if ended else 1006
 
     async def _read(self, session: Session, socket: WebSocket) -> int:
         while True:
@@ -180,12 +179,13 @@ class Realtime:
             session.shell.receive(text if text is not None else data or b"")
             await session.shell.ready()
 
-    async def _write(self, session: Session, socket: WebSocket) -> None:
+    async def _write(self, session: Session, socket: WebSocket) -> int:
         outgoing = session.shell.outgoing
         while (text := await outgoing.get()) is not None:
             await socket.send_text(text)
         code = POLICY if outgoing.stuck else SERVICE_RESTART if self.house.draining else 1000
         await socket.close(code, outgoing.reason[:120])
+        return code
 
     def _end(self, session: Session, why: str) -> None:
         if self.sessions.pop(session.token, None) is None:

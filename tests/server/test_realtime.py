@@ -247,6 +247,21 @@ def test_a_broken_connection_goes_on_where_it_was(served: Served, recognizer: Ma
         assert done["transcript"] == expected(recognizer, pcm)
 
 
+def test_who_comes_back_before_the_old_connection_is_seen_to_break_gets_everything(served: Served) -> None:
+    with served.socket() as old:
+        token = receive(old, "session.created")["session"]["vivavoce"]["resume_token"]
+        for _ in range(2):
+            send(old, type="session.update", session=MANUAL)
+        first, second = receive(old, "session.updated"), receive(old, "session.updated")
+        with served.socket(f"resume={token}&last_event={first['event_id']}") as new:
+            with pytest.raises(ConnectionClosed):
+                old.recv(timeout=300)
+            assert json.loads(new.recv(timeout=300))["type"] == "session.created"
+            assert json.loads(new.recv(timeout=300)) == second
+            send(new, type="session.update", session=MANUAL)
+            assert json.loads(new.recv(timeout=300))["type"] == "session.updated"
+
+
 def test_a_token_that_nobody_waits_under_is_refused(served: Served) -> None:
     with served.socket("resume=guess") as socket:
         event = json.loads(socket.recv(timeout=300))
