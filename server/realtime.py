@@ -26,7 +26,8 @@ from .shell import Shell
 Kind = Literal["realtime", "transcription"]
 
 RESUME = 30.0  # seconds
-GOODBYE = (1000, 1001)  # close codes of a client that means it
+GOODBYE = (1000, 1001, 1005)  # close codes of a client that means it; 1005: it gave none
+BROKEN = 1006
 TRY_LATER, POLICY, SERVICE_RESTART = 1013, 1008, 1012
 
 
@@ -168,13 +169,14 @@ class Realtime:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         ended = [task for task in tasks if not task.cancelled() and task.exception() is None]
-        return ended[0].result() if ended else 1006
+        return ended[0].result() if ended else BROKEN
 
     async def _read(self, session: Session, socket: WebSocket) -> int:
         while True:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
-                return int(message.get("code") or 1005)
+                # uvicorn says 1005 of a broken connection too, but names a reason only where the client closed
+                return int(message["code"]) if "reason" in message else BROKEN
             text, data = message.get("text"), message.get("bytes")
             session.shell.receive(text if text is not None else data or b"")
             await session.shell.ready()

@@ -262,6 +262,35 @@ def test_who_comes_back_before_the_old_connection_is_seen_to_break_gets_everythi
             assert json.loads(new.recv(timeout=300))["type"] == "session.updated"
 
 
+def close_without_a_code(socket: ClientConnection) -> None:
+    """As a browser's `close()` does."""
+    socket.protocol.send_close()
+    for data in socket.protocol.data_to_send():
+        socket.socket.sendall(data)
+
+
+@pytest.mark.parametrize(
+    ("go", "answer"),
+    [
+        (lambda socket: socket.close(), "error"),
+        (lambda socket: socket.close(1001), "error"),
+        (close_without_a_code, "error"),
+        (lambda socket: socket.socket.shutdown(2), "session.created"),
+    ],
+    ids=["close", "going away", "close without a code", "broken"],
+)
+def test_a_goodbye_ends_the_session_and_a_break_does_not(
+    served: Served, go: Callable[[ClientConnection], None], answer: str
+) -> None:
+    socket = served.socket()
+    token = receive(socket, "session.created")["session"]["vivavoce"]["resume_token"]
+    go(socket)
+    while any(session.socket is not None for session in list(served.realtime.sessions.values())):
+        served.settled()  # until the server has seen it go
+    with served.socket(f"resume={token}") as again:
+        assert json.loads(again.recv(timeout=300))["type"] == answer
+
+
 def test_a_token_that_nobody_waits_under_is_refused(served: Served) -> None:
     with served.socket("resume=guess") as socket:
         event = json.loads(socket.recv(timeout=300))
