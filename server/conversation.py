@@ -248,8 +248,7 @@ class Conversation:
     def _played(self, event: requests.Played, now: int) -> None:
         track = self.history.get(event.item_id).track
         if track is not None and track.limit is None:
-            samples = event.audio_end_ms * signals.SPEAKING_RATE // 1000
-            self.responder.playback.acknowledge(track, samples, now)
+            self.responder.played(track, event.audio_end_ms * signals.SPEAKING_RATE // 1000, now)
 
     def _leave(self, now: int) -> None:
         self._over = True

@@ -177,14 +177,14 @@ class Responder:
         self._done(response)
 
     def pause(self, now: int) -> None:
-        self.playback.advance(now)
+        self.take(now)
         self.playback.paused = True
 
     def resume(self, now: int) -> None:
         """It was no interruption."""
         if not self.playback.paused:
             return
-        self.playback.advance(now)
+        self.take(now)
         self.playback.paused = False
         if self.playback.tracks:
             self._out.put(events.Resumed(item_id=self.playback.tracks[0].item_id))
@@ -227,8 +227,14 @@ class Responder:
 
     def take(self, now: int) -> None:
         """Let the client play on, and tell the voice."""
-        for speech, samples in self.playback.advance(now):
+        self.playback.advance(now)
+        for speech, samples in self.playback.taken():
             self._out.put(signals.Took(speech, samples))
+
+    def played(self, track: Track, samples: int, now: int) -> None:
+        """The client says how much of it was heard."""
+        self.playback.acknowledge(track, samples, now)
+        self.take(now)
 
     @property
     def due(self) -> int | None:
@@ -318,6 +324,7 @@ class Responder:
         assert message is not None, "only what was written is spoken"
         assert message.mouth is not None
         message.track.place(spoken.words)
+        self.take(now)
         self.playback.push(message.track, len(spoken.pcm), now)
         data = message.mouth.push(spoken.pcm, last=spoken.last)
         if data:

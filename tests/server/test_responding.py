@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 
 import numpy as np
-from talks import Talk, types
+import pytest
+from talks import MS, Talk, types
 
 from vivavoce.server import signals
 
@@ -92,3 +93,20 @@ def test_what_the_client_holds_after_a_cancel_plays_on() -> None:
     talk.send("response.cancel")
     (retrieved,) = talk.send("conversation.item.retrieve", item_id=item)
     assert retrieved["item"]["content"][0]["transcript"] == "one two"
+
+
+@pytest.mark.parametrize("reports", [True, False], ids=["a client that reports", "a client that does not"])
+def test_the_voice_is_told_of_all_that_was_played_while_there_is_more(reports: bool) -> None:
+    talk = Talk()
+    talk.send("response.create")
+    talk.says("so")
+    item = talk.event("response.output_item.added")["item"]["id"]
+    for i in range(100):
+        talk.speaks(500)
+        talk.now += 480 * MS
+        if talk.conversation.wake_at <= talk.now:
+            talk.wait(0)
+        if reports:
+            talk.send("vivavoce.output_audio.played", item_id=item, audio_end_ms=480 * (i + 1))
+    told = sum(took.samples for took in talk.all(signals.Took))
+    assert 24 * 480 * 98 <= told <= 24 * 480 * 100  # but for the last second at most
