@@ -86,6 +86,11 @@ class Response:
     usage: signals.Usage = UNCOUNTED
     at: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def ending(self) -> items.Status:
+        """Of its items, once nothing more is written."""
+        return "incomplete" if self.cut or self.error else "completed"
+
 
 class Responder:
     """limits: what `rate_limits.updated` says at each response's beginning."""
@@ -310,13 +315,13 @@ class Responder:
                     arguments=call.arguments,
                 )
             )
-            self._close(response, call.item("completed"), call.index)
+            self._close(response, call.item(response.ending), call.index)
             call.done = True
         message = response.message
         if message is not None and message.mouth is not None:
             self._out.put(signals.FinishSpeaking(message.track.speech))
             return
-        self._finish(response, "completed")
+        self._finish(response, response.ending)
         self._done(response)
 
     def _speak(self, response: Response, spoken: signals.Spoken, now: int) -> None:
@@ -334,7 +339,7 @@ class Responder:
             self._out.put(events.AudioDelta(**self._at(response, message), delta=delta))
         if spoken.last:
             message.track.closed = True
-            self._finish(response, "incomplete" if response.cut else "completed")
+            self._finish(response, response.ending)
             self._done(response)
 
     def _finish(self, response: Response, status: items.Status) -> None:

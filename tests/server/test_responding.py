@@ -45,6 +45,28 @@ def test_a_reply_cut_at_its_length_is_incomplete() -> None:
     assert (response["status"], response["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
 
 
+def test_a_text_cut_at_its_length_is_incomplete() -> None:
+    talk = Talk()
+    talk.send("response.create", response={"output_modalities": ["text"]})
+    talk.says("one two three")
+    talk.done("length")
+    assert talk.event("response.done")["response"]["output"][0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize("ends", ["length", "failure"])
+def test_a_tool_call_cut_off_is_incomplete_and_in_no_later_prompt(ends: str) -> None:
+    talk = Talk()
+    talk.send("response.create", response={"output_modalities": ["text"]})
+    reply = talk.last(signals.StartReply).reply
+    talk.room(signals.Called(reply, 0, '{"city": "Par', "weather", "c"))
+    talk.room(signals.Replied(reply, "length") if ends == "length" else signals.NoReply(reply, "it broke off"))
+    response = talk.event("response.done")["response"]
+    assert response["status"] == ("incomplete" if ends == "length" else "failed")
+    assert {item["status"] for item in response["output"]} == {"incomplete"}
+    talk.send("response.create")
+    assert not any("tool_calls" in message for message in talk.last(signals.StartReply).prompt.messages)
+
+
 def test_a_reply_that_says_nothing_is_complete() -> None:
     talk = Talk()
     talk.send("response.create")
