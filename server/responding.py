@@ -197,17 +197,18 @@ class Responder:
             self._speak(self.active, self.active.held.popleft(), now)
 
     def cancel(self, reason: Reason, now: int) -> None:
-        """End the response; what the client was sent of its sound plays on."""
+        """End the response; what the client was sent of its sound plays on, and what it was sent of a text stays."""
         response = self.active
         if response is None:
             return
         self.take(now)
         self._ask_no_more(response)
         response.held.clear()
-        if response.message is not None:
-            self._hush(response.message)
-            if response.message.track.limit is None:
-                response.message.track.cut(response.message.track.sent)
+        message = response.message
+        if message is not None and message.mouth is not None:
+            self._out.put(signals.StopSpeaking(message.track.speech))
+            if message.track.limit is None:
+                message.track.cut(message.track.sent)
         self._finish(response, "incomplete")
         self._done(response, reason)
 
@@ -391,10 +392,6 @@ class Responder:
         if response.writing and response.reply is not None:
             self._out.put(signals.CancelReply(response.reply))
         response.writing = False
-
-    def _hush(self, message: Message) -> None:
-        if message.mouth is not None:
-            self._out.put(signals.StopSpeaking(message.track.speech))
 
     def _described(self, response: Response, status: str) -> events.Response:
         wanted = response.wanted

@@ -106,6 +106,24 @@ def test_what_comes_late_of_a_cancelled_reply_is_ignored() -> None:
     assert talk.says("two") == talk.done() == talk.speaks(100, last=True) == []
 
 
+@pytest.mark.parametrize("talked_over", [True, False], ids=["talked over", "cancelled"])
+def test_what_was_written_of_a_text_before_it_was_ended_stays(talked_over: bool) -> None:
+    talk = Talk()
+    talk.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
+    talk.send("response.create")
+    talk.says("One two three")
+    if talked_over:
+        talk.turn("no wait a moment")
+    else:
+        talk.send("response.cancel")
+        talk.send("response.create")
+    assert talk.event("response.output_text.done")["text"] == "One two three"
+    assert talk.event("response.content_part.done")["part"]["text"] == "One two three"
+    message = talk.event("response.done")["response"]["output"][0]
+    assert (message["status"], message["content"][0]["text"]) == ("incomplete", "One two three")
+    assert talk.last(signals.StartReply).prompt.messages[1] == {"role": "assistant", "content": "One two three"}
+
+
 def test_what_the_client_holds_after_a_cancel_plays_on() -> None:
     talk = Talk()
     talk.send("response.create")
