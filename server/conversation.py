@@ -248,8 +248,7 @@ class Conversation:
     def _played(self, event: requests.Played, now: int) -> None:
         track = self.history.get(event.item_id).track
         if track is not None and track.limit is None:
-            samples = event.audio_end_ms * signals.SPEAKING_RATE // 1000
-            self.responder.playback.acknowledge(track, samples, now)
+            self.responder.played(track, event.audio_end_ms * signals.SPEAKING_RATE // 1000, now)
 
     def _leave(self, now: int) -> None:
         self._over = True
@@ -267,8 +266,7 @@ def _sounds(item: Item) -> bytes:
     """The audio in a message that is still to be heard; the item keeps none of it. Raises Problem."""
     if not isinstance(item, items.UserMessage):
         return b""
-    sounds = [part.audio for part in item.content
-              if isinstance(part, items.InputAudio) and part.audio and part.transcript is None]  # fmt: skip
+    sounds = item.sounds
     bare = [part.model_copy(update={"audio": None}) if isinstance(part, items.InputAudio) else part
             for part in item.content]  # fmt: skip
     item.content = bare

@@ -39,12 +39,18 @@ class Barge:
 
 @dataclass
 class Asked:
-    """A response announced, for which the prompt is still to be made. own: messages it brings; turn: the utterance it
-    answers."""
+    """A response announced, for which the prompt is still to be made. own: the items it is to rest on instead of the
+    conversation's; turn: the utterance it answers; added: messages for its prompt alone."""
 
     params: ResponseParams
-    own: list[Message] | None
+    own: History | None
     turn: Utterance | None
+    added: Sequence[Message] = ()
+
+    @property
+    def refers(self) -> bool:
+        """Whether any of it is the conversation's, whose last words may still be to come."""
+        return self.own is None or any(isinstance(given, items.Reference) for given in self.params.input or ())
 
 
 class Floor:
@@ -104,7 +110,7 @@ class Floor:
         if self._responder.active is None and self._owed is not None and self._words_are_there(self._listener.open):
             turn, self._owed = self._owed, None
             self.respond(ResponseParams(), now, turn)
-        if self._asked is not None and (self._asked.own is not None or self._words_are_there()):
+        if self._asked is not None and (not self._asked.refers or self._words_are_there()):
             self._begin(self._asked, now)
         self._measure()
         self._watch_silence(now)
@@ -215,17 +221,22 @@ class Floor:
                     part.transcript = utterance.text
                     return
 
-    def _own(self, params: ResponseParams) -> list[Message] | None:
-        """The messages of a response that brings its own. Raises Problem for a reference to nothing."""
+    def _own(self, params: ResponseParams) -> History | None:
+        """The items of a response that brings its own. Raises Problem for a reference to nothing, and for sound."""
         if params.input is None:
             return None
         own = History()
         for given in params.input:
-            reference = isinstance(given, items.Reference)
-            item = self._history.get(given.id or "", "response.input").shown() if reference else given
-            assert not isinstance(item, items.Reference)
-            own.add(Entry(item.model_copy(update={"id": self._out.name("item"), "status": "completed"})))
-        return own.messages(self._prompt_chars)
+            if isinstance(given, items.Reference):
+                entry = self._history.get(given.id, "response.input")
+                # copies share their parts with the conversation's items, and so get the words that are still to come
+                own.add(Entry(entry.item.model_copy(update={"id": self._out.name("item")}), entry.track))
+                continue
+            if isinstance(given, items.UserMessage) and given.sounds:
+                raise Problem("invalid_value", "a response's input cannot be heard; create an item of the audio, and "
+                              "give a reference to it", "response.input")  # fmt: skip
+            own.add(Entry(given.model_copy(update={"id": self._out.name("item"), "status": "completed"})))
+        return own
 
     def _words_are_there(self, *more: Utterance | None) -> bool:
         return not self._listener.settling and not any(more)
@@ -233,7 +244,8 @@ class Floor:
     def _begin(self, asked: Asked, now: int) -> None:
         assert isinstance(self.settings, RealtimeSettings)
         self._asked, self._answers = None, asked.turn
-        messages = self._history.messages(self._prompt_chars) if asked.own is None else asked.own
+        history = self._history if asked.own is None else asked.own
+        messages = [*history.messages(self._prompt_chars), *asked.added]
         self._thought = []
         self._responder.begin(prompt(self.settings, asked.params, messages), now)
 
@@ -255,10 +267,9 @@ class Floor:
         item_id = self._out.name("item")
         self._out.put(events.TimeoutTriggered(audio_start_ms=begin, audio_end_ms=end, item_id=item_id))
         self._commit(Utterance(item_id, 0, 0, 0, True))
-        messages = [*self._history.messages(self._prompt_chars), {"role": "user", "content": NUDGE}]
         self.respond(ResponseParams(), now)
         assert self._asked is not None
-        self._asked.own = messages
+        self._asked.added = [{"role": "user", "content": NUDGE}]
         self.settle(now)
 
     def _measure(self) -> None:

@@ -66,6 +66,12 @@ class UserMessage(_Item):
     role: Literal["user"]
     content: list[Annotated[InputText | InputAudio, Discriminator("type")]] = Field(max_length=64)
 
+    @property
+    def sounds(self) -> list[str]:
+        """The audio in it that is still to be heard."""
+        return [part.audio for part in self.content
+                if isinstance(part, InputAudio) and part.audio and part.transcript is None]  # fmt: skip
+
 
 class AssistantMessage(_Item):
     type: Literal["message"]

@@ -81,12 +81,12 @@ class Playback:
             self.tracks.append(track)
         track.sent += samples
 
-    def advance(self, now: int) -> list[tuple[int, int]]:
-        """Let the time pass. Returns how many more samples of which speech were taken."""
+    def advance(self, now: int) -> None:
+        """Let the time pass."""
         budget = max(0, now - self.at) * SPEAKING_RATE // NS
         if self.paused or not self.playing:
             self.at = max(self.at, now)
-            return self._taken()
+            return
         self.at += budget * NS // SPEAKING_RATE
         for track in self.tracks:
             n = min(budget, track.sent - track.played)
@@ -94,9 +94,9 @@ class Playback:
             budget -= n
         if budget:  # it ran dry: time goes on without sound
             self.at = now
-        return self._taken()
 
-    def _taken(self) -> list[tuple[int, int]]:
+    def taken(self) -> list[tuple[int, int]]:
+        """How many more samples of which speech were played since this was last asked, for the voice to be told."""
         taken = [(t.speech, t.played - t.took) for t in self.tracks if t.played > t.took]
         for track in self.tracks:
             track.took = max(track.took, track.played)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -26,20 +26,22 @@ from .shell import Shell
 Kind = Literal["realtime", "transcription"]
 
 RESUME = 30.0  # seconds
-GOODBYE = (1000, 1001)  # close codes of a client that means it
+GOODBYE = (1000, 1001, 1005)  # close codes of a client that means it; 1005: it gave none
+BROKEN = 1006
 TRY_LATER, POLICY, SERVICE_RESTART = 1013, 1008, 1012
 
 
 @dataclass(eq=False)
 class Session:
-    """A shell, and whether somebody is connected to it. writer: the task that sends; leaving: when it is given up."""
+    """A shell, and whether somebody is connected to it. directions: the tasks that read and write the socket; leaving:
+    when it is given up."""
 
     shell: Shell
     token: str
     kind: Kind
     socket: WebSocket | None = None
     leaving: asyncio.TimerHandle | None = None
-    displaced: asyncio.Event = field(default_factory=asyncio.Event)
+    directions: tuple[asyncio.Task[int], ...] = ()
 
 
 class Realtime:
@@ -145,8 +147,8 @@ class Realtime:
         if session.leaving:
             session.leaving.cancel()
             session.leaving = None
-        session.displaced.set()
-        session.displaced = asyncio.Event()
+        for task in session.directions:  # at once: nothing of what follows is to go out by the connection before
+            task.cancel()
         session.socket = socket
         del self.sessions[session.token]
         self.sessions[session.token] = session  # away longest is first
@@ -159,33 +161,33 @@ class Realtime:
         """Both directions until either ends; returns the close code."""
         reading = asyncio.create_task(self._read(session, socket))
         writing = asyncio.create_task(self._write(session, socket))
-        displaced = asyncio.create_task(session.displaced.wait())
-        tasks = {reading, writing, displaced}
+        session.directions = tasks = (reading, writing)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if reading.done() and not reading.cancelled() and reading.exception() is None:
-            return reading.result()
-        return 1000 if writing.done() and not writing.cancelled() and writing.exception() is None else 1006
+        ended = [task for task in tasks if not task.cancelled() and task.exception() is None]
+        return ended[0].result() if ended else BROKEN
 
     async def _read(self, session: Session, socket: WebSocket) -> int:
         while True:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
-                return int(message.get("code") or 1005)
+                # uvicorn says 1005 of a broken connection too, but names a reason only where the client closed
+                return int(message["code"]) if "reason" in message else BROKEN
             text, data = message.get("text"), message.get("bytes")
             session.shell.receive(text if text is not None else data or b"")
             await session.shell.ready()
 
-    async def _write(self, session: Session, socket: WebSocket) -> None:
+    async def _write(self, session: Session, socket: WebSocket) -> int:
         outgoing = session.shell.outgoing
         while (text := await outgoing.get()) is not None:
             await socket.send_text(text)
         code = POLICY if outgoing.stuck else SERVICE_RESTART if self.house.draining else 1000
         await socket.close(code, outgoing.reason[:120])
+        return code
 
     def _end(self, session: Session, why: str) -> None:
         if self.sessions.pop(session.token, None) is None:

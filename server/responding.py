@@ -86,6 +86,11 @@ class Response:
     usage: signals.Usage = UNCOUNTED
     at: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def ending(self) -> items.Status:
+        """Of its items, once nothing more is written."""
+        return "incomplete" if self.cut or self.error else "completed"
+
 
 class Responder:
     """limits: what `rate_limits.updated` says at each response's beginning."""
@@ -177,14 +182,14 @@ class Responder:
         self._done(response)
 
     def pause(self, now: int) -> None:
-        self.playback.advance(now)
+        self.take(now)
         self.playback.paused = True
 
     def resume(self, now: int) -> None:
         """It was no interruption."""
         if not self.playback.paused:
             return
-        self.playback.advance(now)
+        self.take(now)
         self.playback.paused = False
         if self.playback.tracks:
             self._out.put(events.Resumed(item_id=self.playback.tracks[0].item_id))
@@ -192,17 +197,18 @@ class Responder:
             self._speak(self.active, self.active.held.popleft(), now)
 
     def cancel(self, reason: Reason, now: int) -> None:
-        """End the response; what the client was sent of its sound plays on."""
+        """End the response; what the client was sent of its sound plays on, and what it was sent of a text stays."""
         response = self.active
         if response is None:
             return
         self.take(now)
         self._ask_no_more(response)
         response.held.clear()
-        if response.message is not None:
-            self._hush(response.message)
-            if response.message.track.limit is None:
-                response.message.track.cut(response.message.track.sent)
+        message = response.message
+        if message is not None and message.mouth is not None:
+            self._out.put(signals.StopSpeaking(message.track.speech))
+            if message.track.limit is None:
+                message.track.cut(message.track.sent)
         self._finish(response, "incomplete")
         self._done(response, reason)
 
@@ -227,8 +233,14 @@ class Responder:
 
     def take(self, now: int) -> None:
         """Let the client play on, and tell the voice."""
-        for speech, samples in self.playback.advance(now):
+        self.playback.advance(now)
+        for speech, samples in self.playback.taken():
             self._out.put(signals.Took(speech, samples))
+
+    def played(self, track: Track, samples: int, now: int) -> None:
+        """The client says how much of it was heard."""
+        self.playback.acknowledge(track, samples, now)
+        self.take(now)
 
     @property
     def due(self) -> int | None:
@@ -304,13 +316,13 @@ class Responder:
                     arguments=call.arguments,
                 )
             )
-            self._close(response, call.item("completed"), call.index)
+            self._close(response, call.item(response.ending), call.index)
             call.done = True
         message = response.message
         if message is not None and message.mouth is not None:
             self._out.put(signals.FinishSpeaking(message.track.speech))
             return
-        self._finish(response, "completed")
+        self._finish(response, response.ending)
         self._done(response)
 
     def _speak(self, response: Response, spoken: signals.Spoken, now: int) -> None:
@@ -318,6 +330,7 @@ class Responder:
         assert message is not None, "only what was written is spoken"
         assert message.mouth is not None
         message.track.place(spoken.words)
+        self.take(now)
         self.playback.push(message.track, len(spoken.pcm), now)
         data = message.mouth.push(spoken.pcm, last=spoken.last)
         if data:
@@ -327,7 +340,7 @@ class Responder:
             self._out.put(events.AudioDelta(**self._at(response, message), delta=delta))
         if spoken.last:
             message.track.closed = True
-            self._finish(response, "incomplete" if response.cut else "completed")
+            self._finish(response, response.ending)
             self._done(response)
 
     def _finish(self, response: Response, status: items.Status) -> None:
@@ -379,10 +392,6 @@ class Responder:
         if response.writing and response.reply is not None:
             self._out.put(signals.CancelReply(response.reply))
         response.writing = False
-
-    def _hush(self, message: Message) -> None:
-        if message.mouth is not None:
-            self._out.put(signals.StopSpeaking(message.track.speech))
 
     def _described(self, response: Response, status: str) -> events.Response:
         wanted = response.wanted

@@ -181,6 +181,64 @@ def test_a_turn_without_words_is_not_answered() -> None:
     assert not talk.all(signals.StartReply)
 
 
+def words(text: str) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+def committed() -> tuple[Talk, str]:
+    """A talk without turn detection in which something was said whose words are still to come, and its item."""
+    talk = Talk()
+    talk.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": None}}})
+    talk.audio(1000)
+    talk.send("input_audio_buffer.commit")
+    return talk, talk.event("input_audio_buffer.committed")["item_id"]
+
+
+def test_a_response_that_refers_to_what_was_said_waits_for_its_words() -> None:
+    talk, item = committed()
+    given = [words("translate"), {"type": "item_reference", "id": item}]
+    talk.send("response.create", response={"conversation": "none", "input": given})
+    assert not talk.all(signals.StartReply)
+    talk.hears("what time is it", last=True)
+    assert said(talk) == [("user", "translate"), ("user", "what time is it")]
+
+
+def test_a_response_that_refers_to_nothing_said_waits_for_nothing() -> None:
+    talk, _ = committed()
+    talk.send("response.create", response={"conversation": "none", "input": [words("translate")]})
+    assert said(talk) == [("user", "translate")]
+
+
+def test_what_is_referred_to_may_be_deleted_before_its_words_come() -> None:
+    talk, item = committed()
+    given = [words("translate"), {"type": "item_reference", "id": item}]
+    talk.send("response.create", response={"conversation": "none", "input": given})
+    talk.send("conversation.item.delete", item_id=item)
+    talk.hears("what time is it", last=True)
+    assert said(talk) == [("user", "translate")]
+
+
+def test_a_response_is_refused_sound_and_items_that_are_not_there() -> None:
+    talk = Talk()
+    sound: dict[str, Any] = {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": "AAAA"}]}
+    for given, code in [(sound, "invalid_value"), ({"type": "item_reference", "id": "nobody"}, "item_not_found")]:
+        (error,) = talk.send("response.create", response={"conversation": "none", "input": [given]})
+        assert (error["error"]["code"], error["error"]["param"]) == (code, "response.input")
+    sound["content"][0]["transcript"] = "hello"
+    talk.send("response.create", response={"conversation": "none", "input": [sound]})
+    assert said(talk) == [("user", "hello")]
+
+
+def test_a_tool_call_that_broke_off_is_left_out_where_it_is_referred_to() -> None:
+    talk = Talk()
+    talk.send("response.create")
+    talk.room(signals.Called(talk.last(signals.StartReply).reply, 0, '{"city": "Par', "weather", "c"))
+    talk.send("response.cancel")
+    given = {"type": "item_reference", "id": talk.event("response.output_item.done")["item"]["id"]}
+    talk.send("response.create", response={"conversation": "none", "input": [given]})
+    assert said(talk) == []
+
+
 def test_the_voice_is_told_what_was_played() -> None:
     talk = Talk()
     talk.turn("tell me a story")

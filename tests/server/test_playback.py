@@ -23,9 +23,11 @@ def test_what_is_sent_is_played_in_real_time_and_in_order() -> None:
     playback.push(first, 24_000, 0)
     playback.push(second, 24_000, 0)
     first.closed = True
-    assert playback.advance(500 * MS) == [(1, 12_000)]
+    playback.advance(500 * MS)
+    assert playback.taken() == [(1, 12_000)]
     playback.advance(1500 * MS)
     assert (first.played, second.played) == (24_000, 12_000)
+    assert playback.taken() == [(1, 12_000), (1, 12_000)]
     assert first not in playback.tracks
 
 
@@ -64,6 +66,18 @@ def test_the_clients_word_goes_before_the_clock() -> None:
     assert playback.remaining() == 500 * MS
     playback.acknowledge(only, 10**9, 900 * MS)
     assert only.played == only.sent
+
+
+def test_nothing_played_goes_untold_whoever_let_the_time_pass() -> None:
+    playback, only = Playback(), track()
+    playback.push(only, 24_000, 0)
+    playback.push(only, 24_000, 250 * MS)
+    playback.acknowledge(only, 9_000, 500 * MS)
+    assert playback.taken() == [(1, 9_000)]
+    playback.acknowledge(only, 6_000, 500 * MS)
+    assert playback.taken() == []
+    playback.advance(1000 * MS)
+    assert playback.taken() == [(1, 9_000)]
 
 
 def test_a_word_counts_as_heard_when_its_middle_was() -> None:

@@ -247,6 +247,50 @@ def test_a_broken_connection_goes_on_where_it_was(served: Served, recognizer: Ma
         assert done["transcript"] == expected(recognizer, pcm)
 
 
+def test_who_comes_back_before_the_old_connection_is_seen_to_break_gets_everything(served: Served) -> None:
+    with served.socket() as old:
+        token = receive(old, "session.created")["session"]["vivavoce"]["resume_token"]
+        for _ in range(2):
+            send(old, type="session.update", session=MANUAL)
+        first, second = receive(old, "session.updated"), receive(old, "session.updated")
+        with served.socket(f"resume={token}&last_event={first['event_id']}") as new:
+            with pytest.raises(ConnectionClosed):
+                old.recv(timeout=300)
+            assert json.loads(new.recv(timeout=300))["type"] == "session.created"
+            assert json.loads(new.recv(timeout=300)) == second
+            send(new, type="session.update", session=MANUAL)
+            assert json.loads(new.recv(timeout=300))["type"] == "session.updated"
+
+
+def close_without_a_code(socket: ClientConnection) -> None:
+    """As a browser's `close()` does."""
+    socket.protocol.send_close()
+    for data in socket.protocol.data_to_send():
+        socket.socket.sendall(data)
+
+
+@pytest.mark.parametrize(
+    ("go", "answer"),
+    [
+        (lambda socket: socket.close(), "error"),
+        (lambda socket: socket.close(1001), "error"),
+        (close_without_a_code, "error"),
+        (lambda socket: socket.socket.shutdown(2), "session.created"),
+    ],
+    ids=["close", "going away", "close without a code", "broken"],
+)
+def test_a_goodbye_ends_the_session_and_a_break_does_not(
+    served: Served, go: Callable[[ClientConnection], None], answer: str
+) -> None:
+    socket = served.socket()
+    token = receive(socket, "session.created")["session"]["vivavoce"]["resume_token"]
+    go(socket)
+    while any(session.socket is not None for session in list(served.realtime.sessions.values())):
+        served.settled()  # until the server has seen it go
+    with served.socket(f"resume={token}") as again:
+        assert json.loads(again.recv(timeout=300))["type"] == answer
+
+
 def test_a_token_that_nobody_waits_under_is_refused(served: Served) -> None:
     with served.socket("resume=guess") as socket:
         event = json.loads(socket.recv(timeout=300))

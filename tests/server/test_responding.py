@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 
 import numpy as np
-from talks import Talk, types
+import pytest
+from talks import MS, Talk, types
 
 from vivavoce.server import signals
 
@@ -42,6 +43,28 @@ def test_a_reply_cut_at_its_length_is_incomplete() -> None:
     talk.speaks(500, last=True)
     response = talk.event("response.done")["response"]
     assert (response["status"], response["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+
+
+def test_a_text_cut_at_its_length_is_incomplete() -> None:
+    talk = Talk()
+    talk.send("response.create", response={"output_modalities": ["text"]})
+    talk.says("one two three")
+    talk.done("length")
+    assert talk.event("response.done")["response"]["output"][0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize("ends", ["length", "failure"])
+def test_a_tool_call_cut_off_is_incomplete_and_in_no_later_prompt(ends: str) -> None:
+    talk = Talk()
+    talk.send("response.create", response={"output_modalities": ["text"]})
+    reply = talk.last(signals.StartReply).reply
+    talk.room(signals.Called(reply, 0, '{"city": "Par', "weather", "c"))
+    talk.room(signals.Replied(reply, "length") if ends == "length" else signals.NoReply(reply, "it broke off"))
+    response = talk.event("response.done")["response"]
+    assert response["status"] == ("incomplete" if ends == "length" else "failed")
+    assert {item["status"] for item in response["output"]} == {"incomplete"}
+    talk.send("response.create")
+    assert not any("tool_calls" in message for message in talk.last(signals.StartReply).prompt.messages)
 
 
 def test_a_reply_that_says_nothing_is_complete() -> None:
@@ -83,6 +106,24 @@ def test_what_comes_late_of_a_cancelled_reply_is_ignored() -> None:
     assert talk.says("two") == talk.done() == talk.speaks(100, last=True) == []
 
 
+@pytest.mark.parametrize("talked_over", [True, False], ids=["talked over", "cancelled"])
+def test_what_was_written_of_a_text_before_it_was_ended_stays(talked_over: bool) -> None:
+    talk = Talk()
+    talk.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
+    talk.send("response.create")
+    talk.says("One two three")
+    if talked_over:
+        talk.turn("no wait a moment")
+    else:
+        talk.send("response.cancel")
+        talk.send("response.create")
+    assert talk.event("response.output_text.done")["text"] == "One two three"
+    assert talk.event("response.content_part.done")["part"]["text"] == "One two three"
+    message = talk.event("response.done")["response"]["output"][0]
+    assert (message["status"], message["content"][0]["text"]) == ("incomplete", "One two three")
+    assert talk.last(signals.StartReply).prompt.messages[1] == {"role": "assistant", "content": "One two three"}
+
+
 def test_what_the_client_holds_after_a_cancel_plays_on() -> None:
     talk = Talk()
     talk.send("response.create")
@@ -92,3 +133,20 @@ def test_what_the_client_holds_after_a_cancel_plays_on() -> None:
     talk.send("response.cancel")
     (retrieved,) = talk.send("conversation.item.retrieve", item_id=item)
     assert retrieved["item"]["content"][0]["transcript"] == "one two"
+
+
+@pytest.mark.parametrize("reports", [True, False], ids=["a client that reports", "a client that does not"])
+def test_the_voice_is_told_of_all_that_was_played_while_there_is_more(reports: bool) -> None:
+    talk = Talk()
+    talk.send("response.create")
+    talk.says("so")
+    item = talk.event("response.output_item.added")["item"]["id"]
+    for i in range(100):
+        talk.speaks(500)
+        talk.now += 480 * MS
+        if talk.conversation.wake_at <= talk.now:
+            talk.wait(0)
+        if reports:
+            talk.send("vivavoce.output_audio.played", item_id=item, audio_end_ms=480 * (i + 1))
+    told = sum(took.samples for took in talk.all(signals.Took))
+    assert 24 * 480 * 98 <= told <= 24 * 480 * 100  # but for the last second at most
