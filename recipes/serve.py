@@ -111,7 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         "--voice", default="auto", metavar="V", help="a name, a model folder, or none (default: a shipped one)"
     )
     parser.add_argument(
-        "--speakers", type=count, default=4, metavar="N", help="replies spoken at once (default: %(default)s)"
+        "--speakers",
+        type=count,
+        default=4,
+        metavar="N",
+        help="replies spoken, and thought of by a model in this process, at once (default: %(default)s)",
     )
     parser.add_argument(
         "--llm",
