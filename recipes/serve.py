@@ -1,7 +1,7 @@
 """`vivavoce serve`: everything over one port.
 
 The models come from the options, the rooms and the application from `server/`; uvicorn runs them until Ctrl-C or
-SIGTERM, which lets the sessions inside finish first.
+SIGTERM, which lets the sessions and requests inside finish first.
 """
 
 from __future__ import annotations
@@ -86,9 +86,11 @@ class Server(uvicorn.Server):
         self._draining = asyncio.create_task(self._drained())
 
     async def _drained(self) -> None:
-        if inside := len(self._realtime.sessions):
-            say(f"ending when {inside} sessions have, in {self._patience:g} s at the latest; again to end now")
-        await self._realtime.drain(self._patience)
+        sessions, requests = len(self._realtime.sessions), len(self._realtime.house.requests)
+        if sessions or requests:
+            say(f"ending when {sessions} sessions and {requests} requests have, in {self._patience:g} s at the latest; "
+                "again to end now")  # fmt: skip
+        await asyncio.gather(self._realtime.drain(self._patience), self._realtime.house.finish(self._patience))
         self.should_exit = True
 
 
@@ -141,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         default=30.0,
         metavar="S",
-        help="how long SIGTERM waits for sessions to end (default: %(default)g)",
+        help="how long SIGTERM waits for sessions and requests to end (default: %(default)g)",
     )
     parser.add_argument("--no-resume", action="store_true", help="end a session when its connection breaks")
     return parser

@@ -24,6 +24,7 @@ from .guard import Guard, Limits, Refusal, Refused
 from .house import House
 from .realtime import Realtime
 from .rooms.room import Busy, Closed
+from .visits import Visits
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def build(house: House, limits: Limits | None = None) -> Starlette:
     guard = Middleware(Guard, limits=limits or Limits(), needs_key=http.needs_key, refused=refused)
     app = Starlette(
         routes=[*http.routes(house), *realtime.routes(), *site.routes()],
-        middleware=[guard],
+        middleware=[guard, Middleware(Visits, house=house, counts=http.needs_key)],
         exception_handlers={
             Refused: _turned_down,
             VivaVoceError: _user_error,

@@ -64,3 +64,12 @@ def test_keys_guard_the_api_but_not_the_page_nor_the_health(house: House) -> Non
         assert client.get("/v1/models").status_code == 401
         assert client.get("/").status_code == client.get("/healthz").status_code == 200
         assert 'vivavoce_refused_total{why="invalid_api_key"} 1.0' in client.get("/metrics").text
+
+
+def test_while_the_server_goes_down_its_api_takes_nobody_and_the_rest_answers(house: House) -> None:
+    with TestClient(app.build(house)) as client:
+        house.draining = True
+        answer = client.get("/v1/models")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_draining")
+        assert client.get("/readyz").json()["status"] == "draining"
+        assert client.get("/").status_code == client.get("/healthz").status_code == 200
