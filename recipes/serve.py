@@ -130,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
     guard = parser.add_argument_group("who may come in")
     guard.add_argument("--api-key", action="append", default=[], metavar="K", help=f"may be repeated; also from {KEYS}")
     guard.add_argument(
-        "--allow-origin", action="append", default=[], metavar="URL", help="browser pages from elsewhere; * for all"
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="browser pages from elsewhere, like https://app.example; * for all",
     )
     guard.add_argument(
         "--rate-limit", type=int, default=0, metavar="N", help="requests a minute of one caller (default: none)"
