@@ -1,7 +1,7 @@
 """`vivavoce serve`: everything over one port.
 
 The models come from the options, the rooms and the application from `server/`; uvicorn runs them until Ctrl-C or
-SIGTERM, which lets the sessions inside finish first.
+SIGTERM, which lets the sessions and requests inside finish first.
 """
 
 from __future__ import annotations
@@ -87,9 +87,11 @@ class Server(uvicorn.Server):
         self._draining = asyncio.create_task(self._drained())
 
     async def _drained(self) -> None:
-        if inside := len(self._realtime.sessions):
-            say(f"ending when {inside} sessions have, in {self._patience:g} s at the latest; again to end now")
-        await self._realtime.drain(self._patience)
+        sessions, requests = len(self._realtime.sessions), len(self._realtime.house.requests)
+        if sessions or requests:
+            say(f"ending when {sessions} sessions and {requests} requests have, in {self._patience:g} s at the latest; "
+                "again to end now")  # fmt: skip
+        await asyncio.gather(self._realtime.drain(self._patience), self._realtime.house.finish(self._patience))
         self.should_exit = True
 
 
@@ -113,7 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         "--voice", default="auto", metavar="V", help="a name, a model folder, or none (default: a shipped one)"
     )
     parser.add_argument(
-        "--speakers", type=count, default=4, metavar="N", help="replies spoken at once (default: %(default)s)"
+        "--speakers",
+        type=count,
+        default=4,
+        metavar="N",
+        help="replies spoken, and thought of by a model in this process, at once (default: %(default)s)",
     )
     parser.add_argument(
         "--llm",
@@ -126,7 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     guard = parser.add_argument_group("who may come in")
     guard.add_argument("--api-key", action="append", default=[], metavar="K", help=f"may be repeated; also from {KEYS}")
     guard.add_argument(
-        "--allow-origin", action="append", default=[], metavar="URL", help="browser pages from elsewhere; * for all"
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="browser pages from elsewhere, like https://app.example; * for all",
     )
     guard.add_argument(
         "--rate-limit", type=int, default=0, metavar="N", help="requests a minute of one caller (default: none)"
@@ -139,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         default=30.0,
         metavar="S",
-        help="how long SIGTERM waits for sessions to end (default: %(default)g)",
+        help="how long SIGTERM waits for sessions and requests to end (default: %(default)g)",
     )
     parser.add_argument("--no-resume", action="store_true", help="end a session when its connection breaks")
     return parser

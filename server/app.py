@@ -13,6 +13,7 @@ from http import HTTPStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +25,7 @@ from .guard import Guard, Limits, Refusal, Refused
 from .house import House
 from .realtime import Realtime
 from .rooms.room import Busy, Closed
+from .visits import Visits
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,14 @@ def build(house: House, limits: Limits | None = None) -> Starlette:
     def refused(code: str) -> None:
         house.metrics.refused.labels(code).inc()
 
-    guard = Middleware(Guard, limits=limits or Limits(), needs_key=http.needs_key, refused=refused)
+    limits = limits or Limits()
+    # before the guard: the question whether a page may ask brings no key
+    cors = Middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=["*"], allow_headers=["*"],
+                      allow_private_network=True, expose_headers=["Retry-After"])  # fmt: skip
+    guard = Middleware(Guard, limits=limits, needs_key=http.needs_key, refused=refused)
     app = Starlette(
         routes=[*http.routes(house), *realtime.routes(), *site.routes()],
-        middleware=[guard],
+        middleware=[cors, guard, Middleware(Visits, house=house, counts=http.needs_key)],
         exception_handlers={
             Refused: _turned_down,
             VivaVoceError: _user_error,

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from vivavoce.speech.asr.recognizer import Recognizer
 from vivavoce.speech.punctuate import Writer
@@ -30,7 +31,7 @@ TALKS = ("gpt-realtime", "gpt-realtime-mini", "gpt-4o-realtime-preview", "gpt-4o
 class House:
     """hearing: live sessions; voice: who is speaking in them; files: uploads, on the same weights and a thread of their
     own, so that they do not hold up who is speaking; speaking: none without a voice; replies: who answers, if anybody.
-    model, speaker: names of the recogniser and the voice."""
+    model, speaker: names of the recogniser and the voice. requests: those of the API under way (see `visits`)."""
 
     model: str
     hearing: HearingRoom
@@ -41,6 +42,7 @@ class House:
     replies: Replies | None = None
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
+    requests: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @classmethod
     def build(
@@ -102,6 +104,15 @@ class House:
     def speaks(self) -> tuple[str, ...]:
         """The names of what can say a text."""
         return (self.speaker, *SPEAKS) if self.speaking else ()
+
+    async def finish(self, seconds: float) -> None:
+        """Take no more requests, and wait so long for those inside to be answered; then end them."""
+        self.draining = True
+        if self.requests:
+            _, late = await asyncio.wait(self.requests, timeout=seconds)
+            for request in late:
+                request.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

@@ -177,11 +177,8 @@ class Shell:
     def _watch(self, action: s.StartWatching | s.ConfigureWatching | s.Watch | s.TextChanged | s.StopWatching) -> None:
         number = action.watch
         if isinstance(action, s.StartWatching):
-            try:
-                sink = on_loop(partial(self._from_voice, number))
-                self._watches[number] = self.house.voice.open(sink, action.config)
-            except VivaVoceError as e:
-                self.feed(s.Unwatched(number, str(e)))
+            sink = on_loop(partial(self._from_voice, number))
+            self._watches[number] = self.house.voice.open(sink, action.config)
         if (watch := self._watches.get(number)) is None:
             return
         match action:

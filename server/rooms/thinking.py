@@ -2,13 +2,15 @@
 
 What a session's user says comes in while it is still being said and is prefilled; replies go out through the session's
 sink, piece by piece. The assistant remembers conversations by itself; here each prompt is compared with what it
-remembers, so that only what is new, changed or was never heard is worked on.
+remembers, so that only what is new, changed or was never heard is worked on. There may be more conversations than it
+has places for: one that is to be answered takes the place of the one silent longest, which is told all again later.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +31,8 @@ LONGEST = 256  # tokens of a reply that has no limit of its own: about a minute 
 
 @dataclass(eq=False)
 class Thinking:
-    """A session in the room; its methods may be called from any thread. It takes a place when first asked to think.
+    """A session in the room; its methods may be called from any thread. It takes a place when asked to think, and keeps
+    it until another needs it.
 
     known: the messages up to the last reply, as the session's prompts have them; said: what there is of that reply.
     """
@@ -65,11 +68,15 @@ class ThinkingRoom(Room):
         super().__init__(name, assistant.free, now=now, observe=observe)
         self.assistant = assistant
         self._replying: dict[Conversation, Thinking] = {}
+        self._inside: dict[Thinking, None] = {}  # who has a place, the one that used it longest ago first
+        self._waiting: deque[tuple[Thinking, int, signals.Prompt]] = deque()  # replies to begin once there is a place
 
     def open(self, sink: Sink) -> Thinking:
         return Thinking(self, sink)
 
     def tick(self) -> bool:
+        while self._waiting and self._make_room():
+            self._begin(*self._waiting.popleft())
         if self.assistant.idle:
             return False
         began = self.now()
@@ -89,17 +96,28 @@ class ThinkingRoom(Room):
 
     def prefill(self, thinking: Thinking, prompt: signals.Prompt) -> None:
         """On the room's thread, as all that follows. What cannot be prefilled is read when the reply is asked for."""
+        if thinking.closed or thinking.reply is not None:
+            return
+        if thinking.conversation is None and self.taken >= self.places - 1:
+            return  # the last place is for who wants a reply
         try:
-            if not thinking.closed and thinking.reply is None:
-                conversation, turn = self._ready(thinking, prompt)
-                self.assistant.hear(conversation, turn)
+            conversation, turn = self._ready(thinking, prompt)
+            self.assistant.hear(conversation, turn)
+            self._used(thinking)
         except VivaVoceError as e:
             log.debug("nothing was prefilled: %s", e)
             self._forget(thinking)
 
     def begin(self, thinking: Thinking, reply: int, prompt: signals.Prompt) -> None:
+        """At once for who has a place; others get one in the order in which they asked, as replies end."""
         if thinking.closed:
             return
+        if thinking.conversation is None:
+            self._waiting.append((thinking, reply, prompt))
+        else:
+            self._begin(thinking, reply, prompt)
+
+    def _begin(self, thinking: Thinking, reply: int, prompt: signals.Prompt) -> None:
         try:
             self._reply(thinking, reply, prompt)
         except (VivaVoceError, ValueError):
@@ -112,6 +130,7 @@ class ThinkingRoom(Room):
 
     def cancel(self, thinking: Thinking, reply: int) -> None:
         """What of it was heard shows in the prompts that follow."""
+        self._waiting = deque(w for w in self._waiting if w[:2] != (thinking, reply))
         if thinking.closed or thinking.reply != reply or thinking.conversation is None:
             return
         self.assistant.cancel(thinking.conversation)
@@ -121,6 +140,7 @@ class ThinkingRoom(Room):
 
     def dismiss(self, thinking: Thinking) -> None:
         thinking.closed = True
+        self._waiting = deque(w for w in self._waiting if w[0] is not thinking)
         self._forget(thinking)
 
     def _reply(self, thinking: Thinking, reply: int, prompt: signals.Prompt) -> None:
@@ -138,7 +158,7 @@ class ThinkingRoom(Room):
         if piece.done == "failed":
             thinking.conversation = None  # the assistant has closed it
             del self._replying[piece.conversation]
-            self.leave()
+            self._leave(thinking)
             self._fail(thinking, str(piece.error))
         elif piece.done is not None:
             self._end(thinking)
@@ -154,6 +174,7 @@ class ThinkingRoom(Room):
         assert thinking.conversation is not None
         del self._replying[thinking.conversation]
         thinking.reply = None
+        self._used(thinking)
         thinking.known += [_message("user", thinking.turn), _message("assistant", thinking.said.strip())]
 
     def _ready(self, thinking: Thinking, prompt: signals.Prompt) -> tuple[Conversation, str]:
@@ -178,6 +199,7 @@ class ThinkingRoom(Room):
         except BaseException:
             self.leave()
             raise
+        self._used(thinking)
         thinking.instructions, thinking.known = instructions, before
         return thinking.conversation
 
@@ -185,8 +207,22 @@ class ThinkingRoom(Room):
         if thinking.conversation is not None:
             self._replying.pop(thinking.conversation, None)
             self.assistant.close(thinking.conversation)
-            self.leave()
+            self._leave(thinking)
         thinking.conversation, thinking.reply, thinking.known = None, None, []
+
+    def _make_room(self) -> bool:
+        """Whether a place is free, if need be that of who used theirs longest ago and has no reply under way."""
+        if self.taken >= self.places and (idle := next((t for t in self._inside if t.reply is None), None)):
+            self._forget(idle)
+        return self.taken < self.places
+
+    def _used(self, thinking: Thinking) -> None:
+        self._inside.pop(thinking, None)
+        self._inside[thinking] = None
+
+    def _leave(self, thinking: Thinking) -> None:
+        del self._inside[thinking]
+        self.leave()
 
 
 def parts(prompt: signals.Prompt) -> tuple[str, list[Message], str]:

@@ -57,7 +57,8 @@ class Watching:
 
     room: VoiceRoom
     sink: Sink
-    slot: Slot | None = None
+    config: TurnConfig | None
+    slot: Slot | None = None  # from its first window on
     held: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     at_sample: int = 0
     changed_at: int = 0
@@ -90,7 +91,8 @@ class Watching:
 
 
 class VoiceRoom(Room):
-    """places: how many sessions fit."""
+    """places: how many are watched at once. Whoever has a place in the hearing room may open a watch; one that begins
+    before the one in its slot has left keeps its audio until then."""
 
     def __init__(self, vad: Vad, places: int, *, gather: float = GATHER, now: Callable[[], float] = time.monotonic,
                  observe: Callable[[Step], None] = lambda step: None, turns: Turns | None = None) -> None:  # fmt: skip
@@ -101,14 +103,17 @@ class VoiceRoom(Room):
         self._inside: list[Watching] = []
 
     def open(self, sink: Sink, config: TurnConfig | None = None) -> Watching:
-        """Raises Busy, Closed."""
-        self.enter()
-        watching = Watching(self, sink)
-        self.post(lambda: self.admit(watching, config))
+        watching = Watching(self, sink, config)
+        self.post(lambda: self._inside.append(watching))
         return watching
 
+    @property
+    def taken(self) -> int:
+        """Slots in use."""
+        return self.places - self._engine.free
+
     def tick(self) -> bool:
-        rows = [w for w in self._inside if len(w.held) >= WINDOW]
+        rows = [w for w in self._inside if len(w.held) >= WINDOW and self._seat(w)]
         if not rows:
             return False
         began = self.now()
@@ -147,20 +152,24 @@ class VoiceRoom(Room):
             for row, e, p, c in zip(rows, events, speech, _certain(turns).tolist(), strict=True)
         ]
 
-    def admit(self, watching: Watching, config: TurnConfig | None) -> None:
-        """On the room's thread; there is a slot for everyone who has a place."""
-        watching.slot = self._engine.open()
-        self._turns.copy_slots_(slots_tensor(watching.slot.index), Turn(config).init_state(1), slots_tensor(0))
-        self._inside.append(watching)
+    def _seat(self, watching: Watching) -> bool:
+        """Whether it has a slot; it gets one as soon as there is one."""
+        if watching.slot is None and self._engine.free:
+            watching.slot = self._engine.open()
+            begun = Turn(watching.config).init_state(1)
+            self._turns.copy_slots_(slots_tensor(watching.slot.index), begun, slots_tensor(0))
+        return watching.slot is not None
 
     def configure(self, watching: Watching, config: TurnConfig) -> None:
-        if not watching.closed:
-            self._turns.configure_(_slot(watching).index, config)
+        """On the room's thread, as what follows."""
+        watching.config = config
+        if watching.slot is not None and not watching.closed:
+            self._turns.configure_(watching.slot.index, config)
 
     def dismiss(self, watching: Watching) -> None:
         self._inside.remove(watching)
-        self._engine.close(_slot(watching))
-        self.leave()
+        if watching.slot is not None:
+            self._engine.close(watching.slot)
 
 
 def _certain(turns: TurnState) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -14,10 +15,14 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
+import soundfile
+from babble import noise
 from starlette.applications import Starlette
 from websockets.sync.client import connect
 
@@ -130,6 +135,34 @@ def test_with_a_certificate_it_serves_https_and_wss(quick: Path, tmp_path: Path)
             assert json.loads(wire.recv(timeout=300))["type"] == "session.created"
 
 
+class Upload:
+    """A recording of which the server has read the beginning of the request, and still awaits the rest."""
+
+    def __init__(self, server: str) -> None:
+        out = io.BytesIO()
+        soundfile.write(out, noise(1, seed=1), 16000, format="WAV")
+        form = httpx.Request("POST", f"{server}/v1/audio/transcriptions", data={"model": "whisper-1"},
+                             files={"file": ("talk.wav", out.getvalue())})  # fmt: skip
+        self.body = form.read()
+        self.wire = HTTPConnection(form.url.host, form.url.port, timeout=300)
+        self.wire.putrequest("POST", form.url.path)
+        for name in ("content-type", "content-length"):
+            self.wire.putheader(name, form.headers[name])
+        self.wire.putheader("expect", "100-continue")
+
+    def __enter__(self) -> Self:
+        self.wire.endheaders()
+        assert self.wire.sock.recv(4096).startswith(b"HTTP/1.1 100 ")
+        return self
+
+    def finish(self) -> int:
+        self.wire.send(self.body)
+        return self.wire.getresponse().status
+
+    def __exit__(self, *exc: object) -> None:
+        self.wire.close()
+
+
 def test_sigterm_lets_who_is_inside_finish_and_takes_nobody_more(model_dir: Path) -> None:
     words = ["--port", "0", "--model", str(model_dir), "--device", "cpu", "--max-sessions", "2", "--voice", "none",
              "--llm", "none", "--drain", "60"]  # fmt: skip
@@ -141,13 +174,16 @@ def test_sigterm_lets_who_is_inside_finish_and_takes_nobody_more(model_dir: Path
         assert server.stderr is not None
         line = server.stderr.readline()
         assert "serves tiny to 2 sessions at once" in line
-        url = line.split()[1].replace("http", "ws", 1) + "/v1/realtime?intent=transcription"
-        with connect(url) as inside:
+        http = line.split()[1]
+        url = http.replace("http", "ws", 1) + "/v1/realtime?intent=transcription"
+        with connect(url) as inside, Upload(http) as upload:
             assert json.loads(inside.recv(timeout=300))["type"] == "session.created"
             server.send_signal(signal.SIGTERM)
-            assert "ending when 1 sessions have" in server.stderr.readline()
+            assert "ending when 1 sessions and 1 requests have" in server.stderr.readline()
             with connect(url) as late:
                 assert json.loads(late.recv(timeout=300))["error"]["code"] == "server_draining"
+            assert httpx.get(f"{http}/v1/models").json()["error"]["code"] == "server_draining"
+            assert upload.finish() == 200
             inside.send(json.dumps({"type": "session.update", "session": {"type": "transcription"}}))
             assert json.loads(inside.recv(timeout=300))["type"] == "session.updated"
         assert server.wait(300) == 0

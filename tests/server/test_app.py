@@ -64,3 +64,38 @@ def test_keys_guard_the_api_but_not_the_page_nor_the_health(house: House) -> Non
         assert client.get("/v1/models").status_code == 401
         assert client.get("/").status_code == client.get("/healthz").status_code == 200
         assert 'vivavoce_refused_total{why="invalid_api_key"} 1.0' in client.get("/metrics").text
+
+
+def test_while_the_server_goes_down_its_api_takes_nobody_and_the_rest_answers(house: House) -> None:
+    with TestClient(app.build(house)) as client:
+        house.draining = True
+        answer = client.get("/v1/models")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_draining")
+        assert client.get("/readyz").json()["status"] == "draining"
+        assert client.get("/").status_code == client.get("/healthz").status_code == 200
+
+
+PAGE = "https://page.example"
+PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+
+
+@pytest.mark.parametrize("allowed", [PAGE, "*"])
+def test_an_allowed_page_from_elsewhere_may_ask_and_read_the_answers_refusals_too(house: House, allowed: str) -> None:
+    with TestClient(app.build(house, Limits(api_keys=("k",), origins=(allowed,)))) as client:
+        asked = client.options("/v1/audio/speech", headers={"origin": PAGE} | PREFLIGHT)  # which brings no key
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-headers"] == "authorization,content-type"
+        assert "POST" in asked.headers["access-control-allow-methods"]
+        answer = client.get("/v1/models", headers={"origin": PAGE, "authorization": "Bearer k"})
+        refusal = client.get("/v1/models", headers={"origin": PAGE})
+        assert (answer.status_code, refusal.status_code) == (200, 401)
+        assert {r.headers["access-control-allow-origin"] for r in (asked, answer, refusal)} == {allowed}
+
+
+def test_a_page_that_is_not_allowed_may_not_even_ask(house: House) -> None:
+    with TestClient(app.build(house, Limits(origins=("https://other.example",)))) as client:
+        for answer in (client.options("/v1/audio/speech", headers={"origin": PAGE} | PREFLIGHT),
+                       client.get("/v1/models", headers={"origin": PAGE})):  # fmt: skip
+            assert answer.status_code in (400, 403)
+            assert "access-control-allow-origin" not in answer.headers
+        assert client.get("/v1/models", headers={"origin": "http://testserver"}).status_code == 200

@@ -73,12 +73,17 @@ def test_what_the_house_does_not_have_fails_softly(recognizer: Make) -> None:
     run(recognizer, test)
 
 
-def test_a_watch_for_which_there_is_no_place_is_told(recognizer: Make) -> None:
+def test_with_every_place_taken_a_watch_may_be_begun_anew(recognizer: Make) -> None:
     async def test(shell: Shell, script: Scripted) -> None:
-        shell.house.voice.enter()
-        script.answers[events.Refused] = [signals.StartWatching(1, TurnConfig()), signals.Watch(1, np.zeros(9))]
-        shell.receive("no event")
-        assert [type(what) for what in script.seen] == [events.Refused, signals.Unwatched]
+        rule, pcm = TurnConfig(), np.zeros(512, np.float32)
+        first = [signals.StartWatching(1, rule), signals.Watch(1, pcm), signals.StopWatching(1)]
+        script.answers[events.Refused] = [*first, signals.StartWatching(2, rule), signals.Watch(2, pcm)]
+        shell.receive("no event")  # the rooms do not run yet
+        async with shell.house.open():
+            for _ in range(2):  # before its first step, and after
+                await asyncio.wrap_future(shell.house.voice.ask(lambda: None))
+        assert [type(what) for what in script.seen] == [events.Refused, signals.Voiced]
+        assert script.seen[1].watch == 2
 
     run(recognizer, test)
 

@@ -142,15 +142,71 @@ def test_any_other_change_begins_anew(parrot: Parrot, session: Session) -> None:
     assert len(parrot.open_ones) == session.room.taken == 1
 
 
-def test_a_full_room_says_so_and_gives_places_back(parrot: Parrot, session: Session) -> None:
-    others = [Session(session.room) for _ in range(2)]
-    for i, other in enumerate([session, *others]):
-        other.thinking.start(i, prompt("hello"))
-    session.run()
-    assert isinstance(others[1].got[-1], signals.NoReply)
-    session.thinking.close()
-    others[1].thinking.start(9, prompt("hello"))
-    assert others[1].run() == "well so it is"
+@pytest.fixture
+def sessions(session: Session) -> list[Session]:
+    """Three in a room with two places."""
+    return [session, Session(session.room), Session(session.room)]
+
+
+def test_more_conversations_than_places_are_answered_and_nothing_said_is_lost(
+    parrot: Parrot, sessions: list[Session]
+) -> None:
+    for i, session in enumerate(sessions):
+        session.thinking.start(i, prompt("hello"))
+        assert session.run() == "well so it is"
+    assert len(parrot.open_ones) == 2
+    parrot.told.clear()
+    sessions[1].thinking.start(7, prompt("hello", "well so it is", "and now"))
+    sessions[0].thinking.start(8, prompt("hello", "well so it is", "and now"))  # 1 is busy: in the place of 2
+    sessions[0].run()
+    told = [("reply", "and now", 256), ("open", "be brief", ["hello", "well so it is"]), ("reply", "and now", 256)]
+    assert parrot.told == told
+    for session in sessions:
+        session.thinking.close()
+        session.run()
+    assert parrot.open_ones == []
+    assert session.room.taken == 0
+
+
+def test_who_asks_while_all_places_think_is_answered_when_one_has_finished(
+    parrot: Parrot, sessions: list[Session]
+) -> None:
+    late = Session(sessions[0].room)
+    for i, session in enumerate([*sessions, late]):
+        session.thinking.start(i, prompt("hello"))
+    assert late.run(ticks=1) == ""
+    assert [len(session.got) for session in [*sessions, late]] == [1, 1, 0, 0]
+    sessions[0].thinking.cancel(0)
+    late.run(ticks=1)
+    assert [len(session.got) for session in [*sessions, late]] == [1, 2, 1, 0]
+    late.run()
+    assert sessions[2].got[-1] == signals.Replied(2, "end")
+    assert late.got[-1] == signals.Replied(3, "end")
+
+
+def test_a_reply_that_waits_for_a_place_may_be_cancelled(parrot: Parrot, sessions: list[Session]) -> None:
+    late = Session(sessions[0].room)
+    for i, session in enumerate([*sessions, late]):
+        session.thinking.start(i, prompt("hello"))
+    late.run(ticks=1)
+    sessions[2].thinking.cancel(2)
+    late.thinking.close()
+    late.run()
+    assert sessions[2].got == late.got == []
+    assert len(parrot.open_ones) == 2
+
+
+def test_what_is_only_prefilled_takes_no_ones_place_nor_the_last(parrot: Parrot, sessions: list[Session]) -> None:
+    for session in sessions:
+        session.thinking.prefill(prompt("what"))
+        session.run()
+    assert parrot.told == [("open", "be brief", []), ("hear", "what")]
+    sessions[1].thinking.start(1, prompt("what time"))
+    assert sessions[1].run() == "well so it is"
+    sessions[2].thinking.prefill(prompt("what"))
+    sessions[0].thinking.prefill(prompt("what is"))
+    sessions[0].run()
+    assert parrot.told[-1] == ("hear", "what is")  # and the first still has its place
 
 
 def test_a_model_that_fails_fails_its_replies_only(parrot: Parrot, session: Session) -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from vivavoce.recipes import sample
 from vivavoce.recipes.data.voices import say
-from vivavoce.server.rooms.room import Busy
 from vivavoce.server.rooms.voice import Mute, Voice, VoiceRoom, _certain
 from vivavoce.speech.turn import SpeechEnded, SpeechStarted, Turn, TurnConfig, TurnEvent
 from vivavoce.speech.vad import WINDOW, Vad
@@ -84,12 +83,10 @@ def test_a_new_rule_holds_from_the_next_window_on(vad: Vad, speech: NDArray[np.f
         assert events(sink, len(speech)) == alone(vad, speech, TurnConfig())
 
 
-def test_places_are_given_back_and_nothing_is_heard_of_a_closed_one(vad: Vad, speech: NDArray[np.float32]) -> None:
+def test_nothing_is_heard_of_a_closed_one_and_the_next_has_its_slot(vad: Vad, speech: NDArray[np.float32]) -> None:
     sink = Sink()
     with VoiceRoom(vad, 1, gather=0.0) as room:
         watching = room.open(sink.put)
-        with pytest.raises(Busy):
-            room.open(sink.put)
         watching.close()
         watching.close()
         watching.push(speech)
@@ -98,6 +95,25 @@ def test_places_are_given_back_and_nothing_is_heard_of_a_closed_one(vad: Vad, sp
         room.open(sink.put).push(speech)
         assert events(sink, len(speech))
         assert room.taken == 1
+
+
+def test_who_comes_while_every_slot_is_taken_is_watched_from_its_first_sample_once_one_is_free(
+    vad: Vad, speech: NDArray[np.float32]
+) -> None:
+    before, waiting, gone = Sink(), Sink(), Sink()
+    with VoiceRoom(vad, 1, gather=0.0) as room:
+        first = room.open(before.put)
+        first.push(speech)
+        assert events(before, len(speech))
+        second, third = room.open(waiting.put), room.open(gone.put)
+        for watching in (second, third):
+            watching.configure(TurnConfig(threshold=0.8))
+            watching.push(speech)
+        third.close()
+        assert room.ask(lambda: room.taken).result(60) == 1
+        first.close()
+        assert events(waiting, len(speech)) == alone(vad, speech, TurnConfig(threshold=0.8))
+        assert gone.empty()
 
 
 def test_a_network_that_fails_ends_its_sessions_and_the_room_goes_on(
