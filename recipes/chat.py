@@ -6,6 +6,7 @@ Lines come from the terminal or a pipe, one turn each; replies go to stdout. All
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,8 @@ def load(args: argparse.Namespace) -> Assistant:
 def turns() -> Iterator[str]:
     """Lines that say something, until the input ends."""
     interactive = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are a turn like any other
     while True:
         if interactive:
             print(PROMPT, end="", flush=True)
@@ -72,8 +75,10 @@ def turns() -> Iterator[str]:
 
 
 def reply(assistant: Assistant, conversation: Conversation, text: str, max_tokens: int) -> None:
-    """Print the answer as it comes; Ctrl-C stops it. Raises what the assistant raises, and what a session failed of."""
-    assistant.reply(conversation, text, max_tokens=max_tokens)
+    """Print the answer as it comes; Ctrl-C stops it, and before its first word leaves the turn open for what is said
+    next. Raises what the assistant raises, and what a session failed of."""
+    before = conversation.turn if conversation.reply is None else ""
+    assistant.reply(conversation, f"{before} {text}".strip(), max_tokens=max_tokens)
     with interruptions() as interrupted:
         while not assistant.idle:
             for piece in assistant.step():

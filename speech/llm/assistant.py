@@ -28,6 +28,7 @@ from vivavoce.streaming.cache_policy import SinkRing
 from vivavoce.streaming.eight_bits import Kept
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import Full, UnknownSlot, VivaVoceError
+from vivavoce.streaming.sink_cache import RollbackTooFar
 
 from .chat import Message
 from .detokenize import StopStrings, TextStream
@@ -213,18 +214,25 @@ class Assistant:
     def cancel(self, conversation: Conversation, *, heard: int | None = None) -> None:
         """Stop the reply, or shorten the last one. heard: how many of its characters reached the user's ear, None for
         all; the model remembers whole tokens of those and no more. When that is nothing, the user's turn goes on: the
-        next `hear` is the whole turn, what was said before it included. Raises UnknownSlot, RollbackTooFar."""
+        next `hear` is the whole turn, what was said before it included. Raises UnknownSlot, and RollbackTooFar, with
+        the reply stopped and all of it remembered."""
         conversation, reply = self._open(conversation), conversation.reply
         if reply is None:
             return
-        if heard is None or heard >= len(reply.text):
+        if reply.marks and heard != 0 and (heard is None or heard >= len(reply.text)):
             if reply.running:
                 self.engine.cancel(conversation.slot)
                 reply.running = False
                 self._settle(conversation)
             return
-        keep = sum(mark <= heard for mark in reply.marks) if heard > 0 else 0
-        self.engine.cancel(conversation.slot, keep=keep)
+        keep = sum(mark <= heard for mark in reply.marks) if heard and heard > 0 else 0
+        try:
+            self.engine.cancel(conversation.slot, keep=keep)
+        except RollbackTooFar:
+            if reply.running:
+                reply.running = False
+                self._settle(conversation)
+            raise
         if not reply.running:  # it had become messages
             del conversation.messages[-2:]
         conversation.fed, conversation.ended = reply.before

@@ -15,7 +15,7 @@ from vivavoce.recipes import chat
 from vivavoce.recipes.chat import main
 from vivavoce.speech.checkpoint import locate
 from vivavoce.speech.errors import BadCheckpoint
-from vivavoce.speech.llm.assistant import Assistant
+from vivavoce.speech.llm.assistant import Assistant, Conversation
 from vivavoce.speech.llm.chat import ChatTemplate
 from vivavoce.speech.llm.config import LlmConfig
 from vivavoce.speech.llm.decoder import Decoder
@@ -98,6 +98,25 @@ def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_before_the_first_word_leaves_the_turn_open(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, opened, steps, talks = Assistant.step, Assistant.open, list[int](), list[Conversation]()
+
+    def interrupted(self: Assistant) -> object:
+        steps.append(1)
+        if len(steps) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Assistant, "step", interrupted)
+    monkeypatch.setattr(Assistant, "open", lambda self, **options: talks.append(opened(self, **options)) or talks[-1])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 200 + "\nhello there\n"))
+    assert main(["--model", str(folder), "--max-tokens", "4"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == " ..."
+    assert [m["content"] for m in talks[0].messages[::2]] == ["x" * 200 + " hello there"]
+
+
 def test_a_turn_that_is_too_long_is_refused_and_the_next_is_answered(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,11 +150,12 @@ def test_the_model_that_ships_makes_small_talk(
     assert len(booking.split()) > 1
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 def test_bytes_that_are_no_text_are_answered_like_any_other(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], errors: str
 ) -> None:
     raw = io.BytesIO(b"\xff\xfe\x80 what\nhello there\n")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8", errors=errors))
     assert main(["--model", str(folder), "--max-tokens", "20"]) == 0
     assert capsys.readouterr().out.endswith("Good day.\n")
 

@@ -21,6 +21,7 @@ from vivavoce.speech.llm.retrieval import Exchange, Replies
 from vivavoce.speech.llm.sampling import Sampling
 from vivavoce.streaming.cache_policy import SinkRing
 from vivavoce.streaming.errors import Full, UnknownSlot
+from vivavoce.streaming.sink_cache import RollbackTooFar
 
 CONTROL = ["<s>", "<e>", "<system>", "<user>", "<assistant>"]
 TEXT = (
@@ -114,6 +115,34 @@ def test_a_reply_of_which_nothing_was_heard_lets_the_turn_go_on(loaded: Loaded) 
     a.cancel(c, heard=0)  # after its end too
     assert len(c.messages) == 2
     assert answer(a, c, "I want to go home") == plain.messages[-1]["content"]
+
+
+@pytest.mark.parametrize("heard", [None, 0, 3])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_reply_that_had_not_begun_lets_the_turn_go_on(loaded: Loaded, heard: int | None, before: int) -> None:
+    a = assistant(loaded)
+    c, plain = a.open(instructions="Be kind."), a.open(instructions="Be kind.")
+    for conversation in (c, plain)[: 2 * before]:
+        answer(a, conversation, "first")
+    turn = "long " * 50
+    a.reply(c, turn, max_tokens=9)
+    assert not a.step()  # it still reads
+    a.cancel(c, heard=heard)
+    assert answer(a, c, f"{turn} and more") == answer(a, plain, f"{turn} and more")
+    assert c.messages == plain.messages
+
+
+def test_a_reply_too_long_to_be_taken_back_is_remembered_whole(loaded: Loaded) -> None:
+    a = Assistant(loaded, slots=1, policy=SinkRing(4, 100, 10), sampling=GREEDY)
+    c = a.open()
+    answer(a, c, "word " * 18, 20)  # the window is full
+    a.reply(c, "please tell me", max_tokens=40)
+    text = "".join(p.text for _ in range(25) for p in a.step())
+    with pytest.raises(RollbackTooFar):
+        a.cancel(c, heard=3)
+    assert c.messages[-1]["content"] == text
+    assert answer(a, c, "go on")
+    assert [m["role"] for m in c.messages] == ["user", "assistant"] * 3
 
 
 def test_company_that_comes_and_goes_changes_no_reply(loaded: Loaded) -> None:
