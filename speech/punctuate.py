@@ -103,15 +103,15 @@ class Writer:
         A word comes out once three more have come and no number that it may belong to goes on, or at the end, which
         ends a sentence. However the words are split into feeds, what comes out is the same.
         """
-        state, marked = self._mark(state, words, final)
+        state, marked = self.mark(state, words, final)
         held = (*state.numbers, *marked)
         ready = len(held) if final else split(held)
         ahead = held[ready - 1].word if ready else state.ahead
         return (replace(state, numbers=held[ready:], ahead=ahead),
                 tuple(write_numbers(held[:ready], state.ahead)))
 
-    def _mark(self, state: Unwritten, words: Iterable[Word], final: bool) -> tuple[Unwritten, tuple[Word, ...]]:
-        """Words with their marks and capitals, as soon as these are certain."""
+    def mark(self, state: Unwritten, words: Iterable[Word], final: bool) -> tuple[Unwritten, tuple[Word, ...]]:
+        """The first half of `feed`: words with marks and capitals, as soon as these are certain; numbers stay words."""
         waiting = (*state.waiting, *words)
         ready = len(waiting) if final else max(0, len(waiting) - AFTER)
         if not ready:

@@ -166,6 +166,7 @@ def _align_corpora(speech: Path, out: Path, jobs: int) -> dict[str, Any]:
     shares = [todo[i : i + SHARE] for i in range(0, len(todo), SHARE)]
     if not shares:
         return kept
+    out.parent.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(min(max(jobs, 1), len(shares))) as pool:
         for number, (share, found) in enumerate(zip(shares, pool.imap(align, shares), strict=True)):
             kept |= {_key(u, speech): [u.text, timed] for u, timed in zip(share, found, strict=True)}

@@ -208,10 +208,11 @@ class Batches:
     """The plan of every epoch: lists of indices, the same on all ranks, of which each rank takes every world-th."""
 
     def __init__(self, recordings: Recordings, config: BatchConfig, rank: int = 0, world: int = 1) -> None:
-        if not len(recordings):
-            raise BadConfig("no utterance is left to train on; check the manifests and the length limits")
         self.recordings, self.config, self.rank, self.world = recordings, config, rank, world
         self.seconds = np.array([u.seconds for u in recordings.utterances])
+        if not (np.asarray(recordings.weights)[self.seconds <= config.longest] > 0).any():
+            raise BadConfig(f"no utterance of up to {config.longest:g} s is left to train on; check the manifests, the "
+                            "repeats and the length limits")  # fmt: skip
         self.lengths = np.array([len(t) for t in recordings.tokens])
         self._bucket = _two_dimensional(self.seconds, self.lengths, config)
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vivavoce.speech.errors import BadManifest
@@ -23,7 +23,8 @@ HELD_OUT = 5  # of noise, one recording in so many is kept for measuring
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording: where it lies, how long it is (seconds), and what is said (empty: unknown, or nothing)."""
+    """One recording: where it lies, how long it is (seconds), and what is said (empty: unknown, or nothing). corpus:
+    the folder of the manifest that it comes from."""
 
     path: Path
     seconds: float
@@ -33,6 +34,7 @@ class Utterance:
     text: str
     licence: str = ""
     source: str = ""
+    corpus: str = field(default="", compare=False)
 
     @property
     def is_noise(self) -> bool:
@@ -73,7 +75,7 @@ def _utterance(row: Mapping[str, str | None], folder: Path, where: str) -> Utter
     if not (0 <= seconds < float("inf") and rate > 0):
         raise BadManifest(f"{where}: seconds={seconds} and sample_rate={rate} must be positive")
     rest = {name: text[name] for name in ("speaker", "split", "text", "licence", "source")}
-    return Utterance(path=folder / text["path"], seconds=seconds, sample_rate=rate, **rest)
+    return Utterance(path=folder / text["path"], seconds=seconds, sample_rate=rate, corpus=folder.name, **rest)
 
 
 def _rows(path: Path) -> Iterator[Utterance]:

@@ -70,7 +70,7 @@ def gather(
     # made without the dev sentences of its time, which may not be those of now: folds have others
     made, _ = without_dev((u for folder in synthetic for u in manifest.load(folder, "train")),
                           DevSentences.from_manifests(speech_dir))
-    weights = [factors.get(u.path.parent.name, 1.0) for u in spoken] + [factors.get("synthetic", 1.0)] * len(made)
+    weights = [factors.get(u.corpus, 1.0) for u in spoken] + [factors.get("synthetic", 1.0)] * len(made)
     quiet = [u for u in noises(speech_dir) if u.seconds <= 20]
     each = noise_share * sum(weights) / max(len(quiet), 1)
     return Sources((*spoken, *made, *quiet), (*weights, *[each] * len(quiet)), dropped)

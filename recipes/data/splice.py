@@ -76,9 +76,8 @@ class Splicer:
         self._speaker: dict[tuple[str, str], list[int]] = {}
         for i, u in enumerate(utterances):
             if normalize(u.text) and timed(u):
-                corpus = u.path.parent.name
-                self._corpus.setdefault(corpus, []).append(i)
-                self._speaker.setdefault((corpus, u.speaker), []).append(i)
+                self._corpus.setdefault(u.corpus, []).append(i)
+                self._speaker.setdefault((u.corpus, u.speaker), []).append(i)
 
     def __call__(self, index: int, epoch: int) -> Spliced | None:
         """The recording with some of its words exchanged for others'; None where it stays as it is."""
@@ -106,9 +105,8 @@ class Splicer:
 
     def _partner(self, index: int, rng: np.random.Generator) -> int:
         u = self.utterances[index]
-        corpus = u.path.parent.name
-        same = self._speaker.get((corpus, u.speaker), [])
-        among = same if len(same) > 1 else self._corpus.get(corpus, [index])
+        same = self._speaker.get((u.corpus, u.speaker), [])
+        among = same if len(same) > 1 else self._corpus.get(u.corpus, [index])
         return among[int(rng.integers(len(among)))]
 
 

@@ -267,7 +267,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as e:  # tokenizers raises bare Exception
-        raise BadConfig(f"{path}: not a tokenizer ({e}); give the recogniser's tokenizer.json") from e
+        raise BadConfig(f"{path}: not a tokenizer ({e}); `vivavoce data tokenizer` makes one") from e
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def f1(model: Punctuator, held_out: Sequence[Labelled], run: int = 5) -> dict[st
     for at in range(0, len(held_out) - run + 1, run):
         text = held_out[at : at + run]
         plain = [Word(w, 0, 0, 1.0) for s in text for w in s.words]
-        _, written = writer.feed(Unwritten(), plain, final=True)
+        _, written = writer.mark(Unwritten(), plain, final=True)
         wanted = [(m, c != LOWER) for s in text for m, c in zip(s.marks, s.cases, strict=True)]
         for word, (mark, capital) in zip(written, wanted, strict=True):
             got = word.word[-1] if word.word[-1] in MARKS[1:] else ""

@@ -45,6 +45,7 @@ from vivavoce.streaming.buffers import count_mask
 from .data import DataConfig, TrainingData
 from .measure import error_rates
 from .meter import Meter
+from .ngram import read_tokenizer
 from .word_errors import WordErrors, WordErrorsConfig
 
 LOOKAHEADS = (0, 1, 6, 13, 69)
@@ -118,7 +119,7 @@ class TrainConfig:
 
     def begin(self, root: Path) -> tuple[AsrModel, Tokenizer]:
         """The model before its first step. Raises what reading `start` or the tokenizer raises."""
-        own = Tokenizer.from_file(str(root / self.tokenizer)) if self.tokenizer else None
+        own = read_tokenizer(root / self.tokenizer) if self.tokenizer else None
         if not self.start:
             assert self.encoder is not None
             assert own is not None
@@ -188,6 +189,7 @@ class Trainer:
     def loss(self, batch: Batch) -> Tensor:
         """Nats a token, all heads together."""
         draw = random.Random(self.config.seed * 1_000_003 + self.step_count)
+        torch.manual_seed(draw.randrange(2**62))  # dropout's, whatever was drawn or resumed before
         lookahead = draw.choice(self.config.lookaheads)
         mel, frames = self.model.features(batch.pcm, batch.samples)
         targets, twice = (batch.tokens, batch.token_lengths), self.config.consistency > 0
@@ -263,7 +265,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {"step": self.step_count, "spent": self.spent, "model": self.model.state_dict(), "average": self.average,
                 "between": None if self.between is None else self.between.state_dict(),
-                "optimizers": [o.state_dict() for o in self.optimizers], "rng": torch.get_rng_state()}
+                "optimizers": [o.state_dict() for o in self.optimizers]}
 
     def load(self, state: dict[str, Any]) -> None:
         self.step_count, self.spent = state["step"], state.get("spent", 0.0)
@@ -273,7 +275,6 @@ class Trainer:
             self.between.load_state_dict(state["between"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["rng"].cpu())
 
 
 def _doubled(x: Tensor) -> Tensor:
@@ -316,6 +317,8 @@ class Run:
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
+        if self.trainer.step_count >= self.config.optimizer.steps:
+            return
         began = saved = time.monotonic()
         meter, before = Meter(), self.trainer.spent
         for batch in meter.ready(self.batches()):

@@ -209,14 +209,21 @@ def _kept(folder: Path | None, name: str, file: Path | None, config: DataConfig,
     """What `make` makes, from the folder when it was made before with these settings."""
     if folder is None:
         return make()
-    path = folder / f"{file.name.split('.')[0] if file else name}-{config.lines}-{config.heard}.npz"
+    path = folder / f"{file.name if file else name}-{config.lines}-{config.heard}.npz"
     if not path.exists():
         source = make()
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, tokens=source.tokens, starts=source.starts, held=source.held)
+        part = path.with_suffix(".part")
+        with part.open("wb") as whole:
+            np.savez(whole, tokens=source.tokens, starts=source.starts, held=source.held)
+        part.replace(path)
         return source
     with np.load(path) as arrays:
-        return Source(path.name.split("-")[0], config.shares[name], **arrays)
+        return Source(_called(file), config.shares[name], **arrays)
+
+
+def _called(file: Path | None) -> str:
+    return "small_talk" if file is None else file.name.split(".")[0]
 
 
 def _source(name: str, file: Path | None, config: DataConfig, tokenizer: Tokenizer, seed: int) -> Source:
@@ -232,7 +239,7 @@ def _source(name: str, file: Path | None, config: DataConfig, tokenizer: Tokeniz
         held = encoded[::HELD_OUT]
     lengths = np.array([len(d) for d in kept])
     return Source(
-        name="small_talk" if file is None else file.name.split(".")[0],
+        name=_called(file),
         share=config.shares[name],
         tokens=np.concatenate(kept),
         starts=np.cumsum(lengths) - lengths,

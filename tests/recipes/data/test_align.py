@@ -53,7 +53,7 @@ def test_a_corpus_is_aligned_once_and_a_new_transcript_again(
     soundfile.write(corpus / "a.wav", spoken[0], RATE)
     rows = [Utterance(corpus / "a.wav", len(spoken[0]) / RATE, RATE, "s", "train", TEXT)]
     manifest.write(corpus / manifest.NAME, rows)
-    out = tmp_path / "phones.json"
+    out = tmp_path / "new" / "phones.json"
     words = ["--speech-dir", str(tmp_path / "speech"), "--out", str(out), "--jobs", "1"]
     assert main(words) == 0
     timed = Phones(out, tmp_path / "speech").of(rows[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -98,13 +99,21 @@ def test_a_weight_is_how_often_an_utterance_comes_on_average() -> None:
     assert np.mean([seen[i] for i in range(100, 200)]) / 40 == pytest.approx(0.25, abs=0.05)
 
 
+def test_a_phase_too_short_for_every_utterance_is_named_not_waited_for() -> None:
+    longest = min(u.seconds for u in _listed(20)) / 2
+    with pytest.raises(BadConfig, match=f"no utterance of up to {longest:g} s is left"):
+        Batches(Recordings(_listed(20), tokenizer(), CONFIG), dataclasses.replace(CONFIG, longest=longest))
+    with pytest.raises(BadConfig, match="no utterance"):
+        plan(20, weights=[0.0] * 20)
+
+
 def test_what_no_encoder_frame_can_carry_is_left_out_and_counted(tmp_path: Path) -> None:
     rows = [Utterance(tmp_path, s, RATE, "x", "train", text) for s, text in
             [(0.1, "one"), (25.0, "one"), (1.0, "one " * 30), (3.0, "one here"), (3.0, "")]]  # fmt: skip
     kept = Recordings(rows, tokenizer(), BatchConfig())
     assert kept.left_out == 3
     assert [u.seconds for u in kept.utterances] == [3.0, 3.0]
-    with pytest.raises(BadConfig, match="no utterance is left"):
+    with pytest.raises(BadConfig, match="no utterance of up to 20 s is left"):
         Batches(Recordings(rows[:3], tokenizer(), BatchConfig()), BatchConfig())
     with pytest.raises(BadConfig, match="1 weights for 5"):
         Recordings(rows, tokenizer(), BatchConfig(), [1.0])

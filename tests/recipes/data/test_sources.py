@@ -72,6 +72,16 @@ def test_noise_has_empty_text_and_its_share_and_repeats_follow_the_corpus(speech
     assert [w for u, w in zip(made.utterances, made.weights, strict=True) if u.path.name == "s.wav"] == [1.0, 2.0]
 
 
+def test_recordings_in_folders_of_their_own_are_their_corpuss(speech: Path) -> None:
+    (speech / "people" / "wavs").mkdir()
+    (speech / "people" / "a.wav").rename(speech / "people" / "wavs" / "a.wav")
+    rows = (speech / "people" / "manifest.tsv").read_text().replace("\na.wav", "\nwavs/a.wav")
+    (speech / "people" / "manifest.tsv").write_text(rows)
+    got = sources.gather(speech, repeats={"people": 3.0}, noise_share=0.0)
+    assert {u.corpus for u in got.utterances} == {"people", "noise"}
+    assert got.weights[0] == 3.0
+
+
 def test_made_speech_of_a_dev_sentence_is_left_out(speech: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     _corpus(tmp_path / "made", "synth", [("s.wav", "flite/slt", "train", "turn it off", 2.0),

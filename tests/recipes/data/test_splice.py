@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def test_a_speakers_own_words_are_taken_where_there_are_any() -> None:
     alone = splicer(speakers="abcd")
     taken = {w for epoch in range(40) if (found := alone(0, epoch)) for w in found.text.split()}
     assert taken & set(TEXTS[2].split())
+
+
+def test_corpora_do_not_mix_wherever_their_recordings_lie() -> None:
+    two = [replace(u, corpus="ab"[i // 2]) for i, u in enumerate(utterances("abcd"))]
+    own = Splicer(two, lambda i: sound(TEXTS[i]), lambda u: timed(u.text), 1.0, seed=0)
+    taken = {w for epoch in range(40) if (found := own(0, epoch)) for w in found.text.split()}
+    assert taken <= {w for text in TEXTS[:2] for w in text.split()}
 
 
 def test_nothing_is_spliced_without_phones_or_beyond_the_share() -> None:

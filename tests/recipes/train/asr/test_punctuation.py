@@ -76,6 +76,9 @@ def test_it_learns_what_a_question_is_and_f1_says_so(tmp_path: Path) -> None:
     assert after["?"] > 0.9 > before["?"]
     assert after["marks"] > 0.9
     assert after["capitals"] > 0.8
+    spelt = label("He is twenty five.")  # which stays two words here
+    assert spelt is not None
+    assert f1(model, [spelt] * 5).keys() == after.keys()
 
 
 def test_the_command_writes_weights_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

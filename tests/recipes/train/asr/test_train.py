@@ -59,8 +59,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in run.trainer.model.state_dict().items()}
 
 
-def test_a_run_cut_short_resumes_to_the_same_weights(root: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_run_cut_short_resumes_to_the_same_weights(root: Path, dropout: float) -> None:
     config, cpu = make_config(), torch.device("cpu")
+    assert config.encoder is not None
+    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dropout=dropout))
     whole = Run(config, root, root / "whole", cpu)
     whole.train()
     first = Run(config, root, root / "cut", cpu)
@@ -77,6 +80,22 @@ def test_a_run_cut_short_resumes_to_the_same_weights(root: Path) -> None:
         assert torch.equal(a, b), name
     assert all(torch.equal(a, b) for a, b in
                zip(whole.trainer.average.values(), second.trainer.average.values(), strict=True))
+
+
+def test_a_finished_run_stays_as_it_is(root: Path) -> None:
+    config, cpu = make_config(), torch.device("cpu")
+    Run(config, root, root / "run", cpu).train()
+    again = Run(config, root, root / "run", cpu)
+    before = weights(again)
+    again.train()
+    assert again.trainer.step_count == 8
+    assert all(torch.equal(before[name], x) for name, x in weights(again).items())
+
+
+def test_without_its_tokenizer_it_says_what_makes_one(root: Path) -> None:
+    (root / "tokenizer.json").unlink()
+    with pytest.raises(BadConfig, match=r"tokenizer\.json: not a tokenizer .* `vivavoce data tokenizer` makes one"):
+        Run(make_config(), root, root / "run", torch.device("cpu"))
 
 
 def test_timed_speech_comes_first_and_a_cut_inside_it_resumes(root: Path) -> None:

@@ -111,6 +111,19 @@ def test_tokens_that_were_kept_give_the_same_rows(root: Path, tmp_path: Path) ->
     assert first.batch(1).tolist() == again.batch(1).tolist()
 
 
+def test_tokens_that_were_kept_keep_their_shares_whatever_the_files_are_called(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    for name, lines in {"novels_b.v1": 20, "novels_b.v2": 300, "my-notes": 20}.items():
+        with lzma.open(tmp_path / "text" / f"{name}.txt.xz", "wt") as f:
+            f.writelines(f"Line {i} of a long tale.\n" for i in range(lines))
+    config = DataConfig(shares={"novels_": 0.5, "my-": 0.5}, length=24, batch=6)
+    tokenizer = train_tokenizer(["Line 1 of a long tale."], 300)
+    first, again = (TrainingData(config, tmp_path, tokenizer, kept=tmp_path / "tokens") for _ in range(2))
+    assert first.summary == again.summary == TrainingData(config, tmp_path, tokenizer).summary
+    assert first.weights.tolist() == again.weights.tolist()
+    assert sorted(len(s.tokens) for s in first.sources)[-1] > 5 * min(len(s.tokens) for s in first.sources)
+
+
 def test_small_talk_answers_everything_it_hears() -> None:
     talk = small_talk()
     assert len(talk) > 1000
