@@ -78,8 +78,6 @@ class Splitter:
         out: list[Phrase] = []
         if item.fresh:
             out += self._end_sentence()
-        if self._words and self._words[-1].word.rate != item.rate:
-            out += self._cut(len(self._words))
         out += self._decide(item)
         mark, undecided = separator(item)
         if not _speakable(item):
@@ -87,6 +85,8 @@ class Splitter:
             return out + self._rest()
         if item.text.lstrip("\"'“‘").startswith("("):
             self._strengthen(",")
+        if self._words and self._words[-1].word.rate != item.rate:
+            out += self._cut(len(self._words))
         self._words.append(Placed(item, mark))
         self._undecided = undecided
         return out + self._rest()

@@ -76,6 +76,19 @@ def test_a_comma_in_a_number_is_none_and_one_after_it_is_one() -> None:
     assert marks("take 5, please") == " ,."
 
 
+def test_punctuation_that_stands_alone_belongs_to_the_word_before_it_whatever_its_rate() -> None:
+    for mark in ",;.?!":
+        first, second = split(f'<speak><prosody rate="slow">Hello there</prosody>{mark} Next one</speak>')
+        assert (shown(first), first.rate, first.words[-1].separator) == ("Hello there", 0.75, mark)
+        assert (shown(second), second.rate) == ("Next one", 1.0)
+    first, _ = split('<speak>Hello there <prosody rate="slow">(you)</prosody></speak>')
+    assert first.words[-1].separator == ","
+
+
+def test_the_next_word_decides_about_a_dot_whatever_its_rate() -> None:
+    assert marks('<speak>Acme Inc. <prosody rate="slow">is here</prosody></speak>') == "   ."
+
+
 def test_a_comma_ends_a_phrase_that_is_long_enough() -> None:
     first, second, *_ = phrases("Well now then, if you are sure, we may go there. Yes.")
     assert first == "Well now then,"
