@@ -26,6 +26,8 @@ _ATTRIBUTES = {
     "say-as": ("interpret-as", "format"), "phoneme": ("ph", "alphabet"),
 }  # fmt: skip
 _BEGINNINGS = ("<speak", "<?xml")  # of what is SSML
+# How what is no element opens and closes: comments, plain text, declarations. "<" alone may become any of them.
+_ASIDES = {"<!--": "-->", "<![CDATA[": "]]>", "<!": ">", "<?": ">", "<": ">"}
 _REPLACED = ("sub", "say-as", "phoneme")  # elements whose content is read as one thing
 _ENDS = ("p", "s")  # elements that end a sentence
 
@@ -56,7 +58,7 @@ class Break:
 Item = Written | Break
 
 _TAG = re.compile(r"<\s*(?P<close>/?)\s*(?P<name>[\w:-]+)(?P<rest>[^<>]*?)(?P<empty>/?)\s*>")
-_DECLARATION = re.compile(r"<[?!][^>]*>")
+_ASIDE = re.compile(r"<!--|<!\[CDATA\[|<[?!]|<\Z")
 _ATTRIBUTE = re.compile(r"""\s+([\w:-]+)\s*=\s*("[^"]*"|'[^']*')""")
 _OVERRIDE = re.compile(r"""(?P<before>["'(“‘]*)\[(?P<word>[^][|\n]{1,80})\|(?P<phones>[^][|\n]{1,200})\]""")
 _OPEN_OVERRIDE = re.compile(r"""["'(“‘]{0,8}\[[^][|\n]{0,80}(?:\|[^][|\n]{0,200})?$|["'(“‘]{1,8}$""")
@@ -69,6 +71,7 @@ class Reader:
     answers mean nothing then."""
 
     def __init__(self) -> None:
+        self._coming = ""  # may be a comment, say, and goes to _text when that is known
         self._text = ""
         self._ssml: bool | None = None  # not known yet
         self._open: list[tuple[str, dict[str, str]]] = []
@@ -77,7 +80,7 @@ class Reader:
         self._spoken = False  # whether the <speak> element has come to its end
 
     def push(self, text: str) -> list[Item]:
-        self._text += text
+        self._coming += text
         return self._drain(final=False)
 
     def finish(self) -> list[Item]:
@@ -91,17 +94,37 @@ class Reader:
     def _drain(self, final: bool) -> list[Item]:
         items: list[Item] = []
         if self._ssml is None:
-            start = self._text.lstrip()
+            start = self._coming.lstrip()
             self._ssml = start.startswith(_BEGINNINGS)
             if not final and not self._ssml and any(beginning.startswith(start) for beginning in _BEGINNINGS):
                 self._ssml = None
                 return []
+        self._text += self._arrived(final)
         at = 0
         while (step := self._next(at, final)) is not None:
             at, found = step
             items += found
         self._text = self._text[at:]
         return items
+
+    def _arrived(self, final: bool) -> str:
+        """What came without comments and declarations, and with CDATA escaped; one that is still open is left."""
+        came, at, self._coming = self._coming, 0, ""
+        parts = []
+        while self._ssml and (opening := _ASIDE.search(came, at)):
+            parts.append(came[at : opening.start()])
+            closing = _ASIDES[opening[0]]
+            end = came.find(closing, opening.end())
+            if end < 0 and final:
+                cure = f"write {closing} where it does, or &lt; for a plain <"
+                raise BadSpeech(f"SSML: {_short(came[opening.start() :])} never ends; {cure}")
+            if end < 0:
+                self._coming = came[opening.start() :]
+                return "".join(parts)
+            if opening[0] == "<![CDATA[":
+                parts.append(html.escape(came[opening.end() : end], quote=False))
+            at = end + len(closing)
+        return "".join([*parts, came[at:]])
 
     def _next(self, at: int, final: bool) -> tuple[int, list[Item]] | None:
         """Where the next certain thing ends, and what it is; None when there is none yet."""
@@ -156,8 +179,6 @@ class Reader:
     # --- SSML
 
     def _tag(self, at: int, final: bool) -> tuple[int, list[Item]] | None:
-        if declaration := _DECLARATION.match(self._text, at):
-            return declaration.end(), []
         m = _TAG.match(self._text, at)
         if m is None:
             if ">" in self._text[at:] or final:

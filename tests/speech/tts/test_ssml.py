@@ -97,6 +97,14 @@ def test_a_prologue_and_name_spaces_are_allowed() -> None:
     assert words(text + "</speak>\n") == ["hi"]
 
 
+def test_comments_are_not_read_whatever_they_hold_and_cdata_is_read_as_it_stands() -> None:
+    assert words("<speak><!-- a > b --> Hi <!-- <s>old</s> --><!---->the<!-- -->re</speak>") == ["Hi", "there"]
+    assert words("<speak><![CDATA[5 < 6 &amp; <p>]]>x<![CDATA[]]></speak>") == ["5", "<", "6", "&amp;", "<p>x"]
+    assert speech('<sub alias="you">m<!-- <p> --><![CDATA[<e>]]></sub>') == [Written("m<e>", said="you")]
+    assert words("<speak>a</speak> <!-- the end -->") == ["a"]
+    assert words("a <!-- b --> c") == ["a", "<!--", "b", "-->", "c"]
+
+
 def test_without_speak_a_tag_is_text() -> None:
     assert words("a < b <break/>") == ["a", "<", "b", "<break/>"]
 
@@ -124,6 +132,11 @@ def test_without_speak_a_tag_is_text() -> None:
     ("<speak><say-as interpret-as='poem'>a</say-as></speak>", "cardinal"),
     ("<speak>a < b</speak>", "&lt;"),
     ("<speak>a <break", "&lt;"),
+    ("<speak>a</speak><", "&lt;"),
+    ("<speak>a <!-- b > c</speak>", "-->"),
+    ("<speak>a <![CDATA[b > c</speak>", "]]>"),
+    ("<speak>a <!x</speak", "where it does"),
+    ("<speak>a</speak><![CDATA[b]]>", "one <speak>"),
 ])  # fmt: skip
 def test_wrong_ssml_is_an_error_that_says_what_to_write(text: str, cure: str) -> None:
     with pytest.raises(BadSpeech) as e:
@@ -138,6 +151,7 @@ TEXTS = [
     "Hello there, Mr. Smith! [Viva|V IY1 V AH0] “[Voce|ˈvoʊtʃeɪ],” [see page|tables] yes—no… $3.50\n\n- one 😀",
     "<speak version='1'>a <break time=\"300ms\"/> b<sub alias='World Wide Web'>WWW</sub>. <p>c &amp; d</p>"
     '<prosody rate="slow">e <say-as interpret-as="ordinal">3</say-as> f</prosody></speak>',
+    "<?xml ?><!-- <p> > --><speak>a<!-- x -->b <!-><!--->--> <![CDATA[<c> &amp; ]]]>d<![CDATA[ ]]>e</speak>",
     "[a|bc [Viva|V IY1 V AH0]x “ ( [x " + "y" * 200,
     "  <spea k> is no markup",
 ]
