@@ -94,6 +94,7 @@ class Reader:
     def _drain(self, final: bool) -> list[Item]:
         items: list[Item] = []
         if self._ssml is None:
+            self._coming = self._coming.lstrip("\ufeff")  # a byte order mark, with which some editors begin a file
             start = self._coming.lstrip()
             self._ssml = start.startswith(_BEGINNINGS)
             if not final and not self._ssml and any(beginning.startswith(start) for beginning in _BEGINNINGS):

@@ -92,6 +92,12 @@ def test_paragraphs_and_sentences_end_sentences_and_entities_are_characters() ->
     ]  # fmt: skip
 
 
+def test_a_byte_order_mark_at_the_beginning_is_no_text() -> None:
+    assert words("\ufeff<speak>hi</speak>") == ["hi"]
+    assert words("\ufeffhi") == ["hi"]
+    assert words("a\ufeff") == ["a\ufeff"]
+
+
 def test_a_prologue_and_name_spaces_are_allowed() -> None:
     text = '<?xml version="1.0"?>\n<speak version="1.1" xmlns="http://www.w3.org/2001/10/synthesis">hi<!-- x -->'
     assert words(text + "</speak>\n") == ["hi"]
@@ -154,6 +160,8 @@ TEXTS = [
     "<?xml ?><!-- <p> > --><speak>a<!-- x -->b <!-><!--->--> <![CDATA[<c> &amp; ]]]>d<![CDATA[ ]]>e</speak>",
     "[a|bc [Viva|V IY1 V AH0]x “ ( [x " + "y" * 200,
     "  <spea k> is no markup",
+    "\ufeff<speak>a</speak>",
+    "\ufeff\ufeff hi",
 ]
 
 
@@ -178,4 +186,4 @@ def test_any_text_is_read_or_refused_and_keeps_its_characters(text: str) -> None
         return
     if "<" not in text and "|" not in text:
         said = "".join(item.text for item in items if isinstance(item, Written))
-        assert said == "".join(text.split())
+        assert said == "".join(text.lstrip("\ufeff").split())
