@@ -62,6 +62,7 @@ _ASIDE = re.compile(r"<!--|<!\[CDATA\[|<[?!]|<\Z")
 _ATTRIBUTE = re.compile(r"""\s+([\w:-]+)\s*=\s*("[^"]*"|'[^']*')""")
 _OVERRIDE = re.compile(r"""(?P<before>["'(“‘]*)\[(?P<word>[^][|\n]{1,80})\|(?P<phones>[^][|\n]{1,200})\]""")
 _OPEN_OVERRIDE = re.compile(r"""["'(“‘]{0,8}\[[^][|\n]{0,80}(?:\|[^][|\n]{0,200})?$|["'(“‘]{1,8}$""")
+_OPEN_ENTITY = re.compile(r"&#?\w{0,32}\Z")  # which is not to be cut
 _PARTS = re.compile(r""".+?(?:[—…]+|--+|\.{3,})["'”’)\]]*|.+""")  # dashes and ellipses end a part of a run
 _BULLET = re.compile(r"(?:[-*•–]|\d{1,2}[.)])$")
 
@@ -153,9 +154,7 @@ class Reader:
         if not final and _OPEN_OVERRIDE.match(self._text, at):
             return None
         end = self._run_end(at)
-        if end - at >= LONGEST:
-            end = at + LONGEST
-        elif end == len(self._text) and not final:
+        if end == len(self._text) and not final:
             return None
         run = html.unescape(self._text[at:end]) if self._ssml else self._text[at:end]
         self._check_spoken(run)
@@ -163,7 +162,10 @@ class Reader:
 
     def _run_end(self, at: int) -> int:
         stop = re.compile(r"[\s<]" if self._ssml else r"\s").search(self._text, at, at + LONGEST)
-        return stop.start() if stop else min(len(self._text), at + LONGEST)
+        if stop or len(self._text) < at + LONGEST:
+            return stop.start() if stop else len(self._text)
+        entity = _OPEN_ENTITY.search(self._text, at, at + LONGEST) if self._ssml else None
+        return entity.start() if entity else at + LONGEST
 
     def _written(self, text: str, said: str | None = None, phones: tuple[str, ...] = ()) -> Written:
         fresh = self._newlines > 1 or (self._newlines > 0 and bool(_BULLET.match(text)))

@@ -98,6 +98,12 @@ def test_a_byte_order_mark_at_the_beginning_is_no_text() -> None:
     assert words("a\ufeff") == ["a\ufeff"]
 
 
+def test_entities_stay_whole_where_what_has_no_spaces_is_cut() -> None:
+    for before in range(LONGEST - 8, LONGEST + 1):
+        assert "".join(words("<speak>" + "x" * before + "&hellip;&#x26;y</speak>")) == "x" * before + "…&y"
+        assert "".join(words("<speak>" + "x" * before + "&co</speak>")) == "x" * before + "&co"
+
+
 def test_a_prologue_and_name_spaces_are_allowed() -> None:
     text = '<?xml version="1.0"?>\n<speak version="1.1" xmlns="http://www.w3.org/2001/10/synthesis">hi<!-- x -->'
     assert words(text + "</speak>\n") == ["hi"]
@@ -160,7 +166,7 @@ TEXTS = [
     "<?xml ?><!-- <p> > --><speak>a<!-- x -->b <!-><!--->--> <![CDATA[<c> &amp; ]]]>d<![CDATA[ ]]>e</speak>",
     "[a|bc [Viva|V IY1 V AH0]x “ ( [x " + "y" * 200,
     "  <spea k> is no markup",
-    "\ufeff<speak>a</speak>",
+    "\ufeff<speak>a" + "x" * (LONGEST - 3) + "&amp;y" + "&lt;" * 100 + "</speak>",
     "\ufeff\ufeff hi",
 ]
 
