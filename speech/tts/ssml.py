@@ -12,8 +12,10 @@ import re
 from dataclasses import dataclass
 
 from vivavoce.speech.errors import BadSpeech
+from vivavoce.speech.text import normalize
 
 from .ipa import from_arpabet, from_ipa, phones_of
+from .pronounce import with_ending
 from .say_as import say_as
 
 LONGEST = 80  # characters; what goes on longer without a space is read in pieces
@@ -60,8 +62,11 @@ Item = Written | Break
 _TAG = re.compile(r"<\s*(?P<close>/?)\s*(?P<name>[\w:-]+)(?P<rest>[^<>]*?)(?P<empty>/?)\s*>")
 _ASIDE = re.compile(r"<!--|<!\[CDATA\[|<[?!]|<\Z")
 _ATTRIBUTE = re.compile(r"""\s+([\w:-]+)\s*=\s*("[^"]*"|'[^']*')""")
-_OVERRIDE = re.compile(r"""(?P<before>["'(“‘]*)\[(?P<word>[^][|\n]{1,80})\|(?P<phones>[^][|\n]{1,200})\]""")
-_OPEN_OVERRIDE = re.compile(r"""["'(“‘]{0,8}\[[^][|\n]{0,80}(?:\|[^][|\n]{0,200})?$|["'(“‘]{1,8}$""")
+_OVERRIDE = re.compile(r"""(?P<before>["'(“‘]{0,8})\[(?P<word>[^][|\n]{1,80})\|(?P<phones>[^][|\n]{1,200})\]""")
+_OPEN_OVERRIDE = re.compile(r"""["'(“‘]{0,8}\[[^][|\n]{0,80}(?:\|[^][|\n]{0,200})?\Z""")
+_BRACKET = re.compile(r"""["'(“‘]{0,8}\[""")  # with which an override begins
+_ENDING = re.compile(  # what a word that is said in a way of its own takes of what goes on right behind it
+    r"""(?:['’]?(?P<s>s)(?!\w)|['’](?P<contracted>d|ll|re|ve)(?!\w))?["'”’)\]}*_»]*-?""", re.IGNORECASE)
 _OPEN_ENTITY = re.compile(r"&#?\w{0,32}\Z")  # which is not to be cut
 _PARTS = re.compile(r""".+?(?:[—…]+|--+|\.{3,})["'”’)\]]*|.+""")  # dashes and ellipses end a part of a run
 _BULLET = re.compile(r"(?:[-*•–]|\d{1,2}[.)])$")
@@ -140,32 +145,53 @@ class Reader:
             return None
         if self._ssml and self._text[at] == "<":
             return self._tag(at, final)
-        m = _OVERRIDE.match(self._text, at)
-        if m and (phones := _override(m["phones"])):  # else a table or a link, say: read as text
-            end = self._run_end(m.end())
-            if end == len(self._text) and not final:
+        if override := _override(self._text, at):
+            m, phones = override
+            end = self._run_end(m.end(), final)
+            if end is None:
                 return None
             self._check_spoken(m[0])
-            return end, [self._written(m["before"] + m["word"] + self._text[m.end() : end], phones=phones)]
+            return end, self._followed(self._plain(m["before"] + m["word"]), None, phones, m.end(), end)
         return self._run(at, final)
 
     def _run(self, at: int, final: bool) -> tuple[int, list[Item]] | None:
-        """A run of characters without a space, up to LONGEST of them."""
-        if not final and _OPEN_OVERRIDE.match(self._text, at):
+        end = self._run_end(at, final)
+        if end is None:
             return None
-        end = self._run_end(at)
-        if end == len(self._text) and not final:
-            return None
-        run = html.unescape(self._text[at:end]) if self._ssml else self._text[at:end]
+        run = self._plain(self._text[at:end])
         self._check_spoken(run)
         return end, [self._written(part) for part in _PARTS.findall(run)]
 
-    def _run_end(self, at: int) -> int:
+    def _run_end(self, at: int, final: bool) -> int | None:
+        """Where a run of at most LONGEST characters without a space or `[word|phonemes]` ends; None while unknown."""
         stop = re.compile(r"[\s<]" if self._ssml else r"\s").search(self._text, at, at + LONGEST)
-        if stop or len(self._text) < at + LONGEST:
-            return stop.start() if stop else len(self._text)
-        entity = _OPEN_ENTITY.search(self._text, at, at + LONGEST) if self._ssml else None
-        return entity.start() if entity else at + LONGEST
+        end = stop.start() if stop else min(len(self._text), at + LONGEST)
+        for bracket in _BRACKET.finditer(self._text, at, end):
+            if not final and _OPEN_OVERRIDE.match(self._text, bracket.start()):
+                return None
+            if _override(self._text, bracket.start()):
+                return bracket.start()
+        if end == len(self._text) and not final:
+            return None
+        cut = self._ssml and end == at + LONGEST
+        entity = _OPEN_ENTITY.search(self._text, at, end) if cut else None
+        return entity.start() if entity else end
+
+    def _plain(self, text: str) -> str:
+        return html.unescape(text) if self._ssml else text
+
+    def _followed(self, word: str, said: str | None, phones: tuple[str, ...], at: int, end: int) -> list[Item]:
+        """A word that is said in a way of its own, and what goes on right behind it: an s or 'll and punctuation belong
+        to the word, anything else is read as it is written."""
+        first, *others = _PARTS.findall("x" + self._plain(self._text[at:end]))  # x: as if the word stood there
+        m = _ENDING.match(first, 1)
+        assert m is not None, "every part of it may be missing"
+        if ending := (m["s"] or m["contracted"] or "").lower():
+            said = None if said is None else f"{said.rstrip(' .')}'{ending}"
+            phones = with_ending(phones, ending) if phones else ()
+        mine = m.end() if normalize(first[m.end() :]) else len(first)
+        others = [first[mine:], *others] if mine < len(first) else others
+        return [self._written(word + first[1:mine], said, phones), *map(self._written, others)]
 
     def _written(self, text: str, said: str | None = None, phones: tuple[str, ...] = ()) -> Written:
         fresh = self._newlines > 1 or (self._newlines > 0 and bool(_BULLET.match(text)))
@@ -225,15 +251,14 @@ class Reader:
             return None
         if not m["close"] or m["name"] != name:
             raise BadSpeech(f"SSML: {m[0]} inside <{name}>, which holds text only; close it before with </{name}>")
-        end = self._run_end(m.end())
-        if end == len(self._text) and not final:
+        end = self._run_end(m.end(), final)
+        if end is None:
             return None
         content = " ".join(html.unescape(self._text[at:less]).split())
         self._open.pop()
         self._content = None
         said, phones = _replaced(name, attributes, content)
-        tail = html.unescape(self._text[m.end() : end])
-        return end, [self._written(content + tail, said, phones)]
+        return end, self._followed(content, said, phones, m.end(), end)
 
     def _check_spoken(self, what: str) -> None:
         if self._spoken:
@@ -294,8 +319,15 @@ def _replaced(name: str, attributes: dict[str, str], content: str) -> tuple[str 
     return say_as(content, attributes.get("interpret-as", ""), attributes.get("format", "")), ()
 
 
-def _override(phones: str) -> tuple[str, ...]:
-    """Of `[word|phonemes]`: ARPAbet, /IPA/, or IPA that cannot be plain words; none where it is something else."""
+def _override(text: str, at: int) -> tuple[re.Match[str], tuple[str, ...]] | None:
+    """`[word|phonemes]` at this place, and its phones; None where there is something else, a table or a link, say."""
+    m = _OVERRIDE.match(text, at)
+    phones = _override_phones(m["phones"]) if m else ()
+    return (m, phones) if m and phones else None
+
+
+def _override_phones(phones: str) -> tuple[str, ...]:
+    """ARPAbet, /IPA/, or IPA that cannot be plain words; none where it is something else."""
     if phones.isascii() and not phones.startswith("/"):
         return from_arpabet(phones)
     try:

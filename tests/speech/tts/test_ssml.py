@@ -57,6 +57,36 @@ def test_a_word_may_say_how_it_is_spoken() -> None:
     assert third == Written("x.", phones=("V", "IY1", "V", "AH0"))
 
 
+VIVA = "[Viva|V IY1 V AH0]"
+PHONES = ("V", "IY1", "V", "AH0")
+
+
+@pytest.mark.parametrize(("after", "expected"), [
+    ("-based,", [Written("Viva-", phones=PHONES), Written("based,")]),
+    ("—yes...no", [Written("Viva—", phones=PHONES), Written("yes..."), Written("no")]),
+    ("-50%.", [Written("Viva-", phones=PHONES), Written("50%.")]),
+    ("’s, ", [Written("Viva’s,", phones=(*PHONES, "Z"))]),
+    ("s!", [Written("Vivas!", phones=(*PHONES, "Z"))]),
+    ("'ll", [Written("Viva'll", phones=(*PHONES, "L"))]),
+    ("'s-eye", [Written("Viva's-", phones=(*PHONES, "Z")), Written("eye")]),
+    ("'so", [Written("Viva'", phones=PHONES), Written("so")]),
+    ("(s).com", [Written("Viva", phones=PHONES), Written("(s).com")]),
+    ("...?”)", [Written("Viva...", phones=PHONES), Written("?”)")]),
+    ("-", [Written("Viva-", phones=PHONES)]),
+    (VIVA + ".", [Written("Viva", phones=PHONES), Written("Viva.", phones=PHONES)]),
+    ("/“[Voce|V OW1]”s", [Written("Viva/", phones=PHONES), Written("“Voce”", phones=("V", "OW1")), Written("s")]),
+])  # fmt: skip
+def test_what_stands_directly_after_such_a_word_is_spoken(after: str, expected: list[Item]) -> None:
+    assert read(VIVA + after) == expected
+
+
+@pytest.mark.parametrize("before", ["un", "hello—", "a[b]", "[see page|tables]", "[", "x" * (LONGEST - 3), "é" * 9])
+def test_such_a_word_may_stand_directly_after_others(before: str) -> None:
+    *others, last = read(before + "(" + VIVA + ") x")[:-1]
+    assert last == Written("(Viva)", phones=PHONES)
+    assert others == read(before)
+
+
 @pytest.mark.parametrize("text", ["[a|bc]", "[see page|tables]", "[x|]", "[|x]", "[open", "a [b", "[a|b c", "x|y"])
 def test_brackets_that_hold_no_phonemes_are_text(text: str) -> None:
     assert words(text) == text.split()
@@ -83,6 +113,17 @@ def test_what_is_read_instead() -> None:
     assert speech('<say-as interpret-as="digits">42</say-as>') == [Written("42", said="four two")]
     phoneme = '<phoneme alphabet="ipa" ph="t&#x259;ˈmɑːtəʊ">tomato</phoneme>'
     assert speech(phoneme) == [Written("tomato", phones=("T", "AH0", "M", "AA1", "T", "OW0"))]
+
+
+def test_what_stands_directly_after_an_element_is_spoken() -> None:
+    web = '<sub alias="World Wide Web">WWW</sub>'
+    assert speech(web + "-based") == [Written("WWW-", said="World Wide Web"), Written("based")]
+    assert speech(web + "&apos;s.") == [Written("WWW's.", said="World Wide Web's")]
+    assert speech(web + "s") == [Written("WWWs", said="World Wide Web's")]
+    assert speech('<say-as interpret-as="cardinal">5</say-as>%,') == [Written("5", said="five"), Written("%,")]
+    assert speech('<phoneme ph="B AH1 S">bus</phoneme>\'s') == [Written("bus's", phones=("B", "AH1", "S", "IH0", "Z"))]
+    assert speech(web + VIVA) == [Written("WWW", said="World Wide Web"), Written("Viva", phones=PHONES)]
+    assert speech("[AT&amp;T|EY1]&quot;") == [Written('AT&T"', phones=("EY1",))]
 
 
 def test_paragraphs_and_sentences_end_sentences_and_entities_are_characters() -> None:
@@ -164,6 +205,9 @@ TEXTS = [
     "<speak version='1'>a <break time=\"300ms\"/> b<sub alias='World Wide Web'>WWW</sub>. <p>c &amp; d</p>"
     '<prosody rate="slow">e <say-as interpret-as="ordinal">3</say-as> f</prosody></speak>',
     "<?xml ?><!-- <p> > --><speak>a<!-- x -->b <!-><!--->--> <![CDATA[<c> &amp; ]]]>d<![CDATA[ ]]>e</speak>",
+    "[Viva|V IY1 V AH0]'s [Viva|V IY1 V AH0]-based hello—[Viva|V IY1 V AH0]'ll [a|AH0][b|B IY1]'so [x",
+    "un“[Viva|V IY1 V AH0]”[a|b c" + '"' * 12 + "[a|AH0]" + "y" * (LONGEST - 3) + '""[a|AH0]ies [[c|d]] e[f]',
+    "<speak><sub alias='World Wide Web'>WWW</sub>&apos;s<sub alias='x'>y</sub>-b [Viva|V IY1]&#39;l&#108; c</speak>",
     "[a|bc [Viva|V IY1 V AH0]x “ ( [x " + "y" * 200,
     "  <spea k> is no markup",
     "\ufeff<speak>a" + "x" * (LONGEST - 3) + "&amp;y" + "&lt;" * 100 + "</speak>",
@@ -181,6 +225,27 @@ def test_pieces_do_not_matter(text: str) -> None:
             items += reader.push(left[:n])
             left = left[n:]
         assert items + reader.finish() == whole
+
+
+PIECES = [
+    VIVA, "[a|", "B]", "[", "|", "'", "s", "ll", '"', "(", "—", "...", "-", "5%", " ", "\n\n", "x" * (LONGEST - 4),
+    "&amp;", "&", ";", "<break/>", "<!--", "-->", "<![CDATA[", "]]>", "<", "<sub alias='y'>", "</sub>",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans())
+def test_characters_one_by_one_are_read_or_refused_like_the_whole(pieces: list[str], ssml: bool) -> None:
+    text = "".join(["<speak>", *pieces, "</speak>"] if ssml else pieces)
+    reader, items, whole = Reader(), list[Item](), None
+    try:
+        whole = read(text)
+        items = [item for character in text for item in reader.push(character)]
+    except BadSpeech:
+        assert whole is None
+        with pytest.raises(BadSpeech):
+            [reader.push(character) for character in text] + [reader.finish()]
+        return
+    assert items + reader.finish() == whole
 
 
 @given(st.text(max_size=200))
