@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from vivavoce.speech.text import TITLES, normalize
+from vivavoce.speech.text import MONTHS, TITLES, normalize
 
 from .phones import SPACE
 from .ssml import Break, Item, Written
@@ -22,10 +22,12 @@ CONTEXT = 8  # words of the phrase before that are planned again with the next o
 LIMITS = ((5, 3), (5, 3), (7, 4), (12, 6), (22, 8))
 _ENDS = ".?!"
 _STRENGTH = {mark: i for i, mark in enumerate((SPACE, ",", ";", ".", "?", "!"))}
+_OPENING = "\"'“‘("
 _CLOSING = "\"'”’)]}*_»"
 _NEVER_END = frozenset(["e.g", "i.e", "cf", "vs", "mr", "mrs", "ms", "dr", "drs", "messrs", "st", "viz",
                         *map(str.lower, TITLES)]) - {"co", "inc", "ltd", "esq", "ave", "blvd", "rd"}
 _MAY_END = frozenset(["etc", "jr", "sr", "co", "inc", "ltd", "esq", "ave", "blvd", "rd", "no", "ph.d", "approx"])
+_DAY = re.compile(r"\b\d{1,2}(?:st|nd|rd|th)?$", re.IGNORECASE)  # of the month
 # words that hold on to the next one, and words that begin something new
 _BINDERS_TEXT = """
 a an the this that these those my your his her its our their of to in on at by for from with and or but as is are was
@@ -78,8 +80,6 @@ class Splitter:
         out: list[Phrase] = []
         if item.fresh:
             out += self._end_sentence()
-        if self._words and self._words[-1].word.rate != item.rate:
-            out += self._cut(len(self._words))
         out += self._decide(item)
         mark, undecided = separator(item)
         if not _speakable(item):
@@ -87,6 +87,8 @@ class Splitter:
             return out + self._rest()
         if item.text.lstrip("\"'“‘").startswith("("):
             self._strengthen(",")
+        if self._words and self._words[-1].word.rate != item.rate:
+            out += self._cut(len(self._words))
         self._words.append(Placed(item, mark))
         self._undecided = undecided
         return out + self._rest()
@@ -115,13 +117,20 @@ class Splitter:
         if not self._undecided:
             return []
         self._undecided = False
-        start = following.text.lstrip("\"'“‘(")[:1]
         last = self._words[-1]
-        comma = last.separator == ","
-        if (comma and start.isdigit()) or (not comma and not start.isupper()):
+        start = following.text.lstrip(_OPENING)[:1]
+        if self._inside_date(following) if last.separator == "," else not start.isupper():
             self._words[-1] = replace(last, separator=SPACE)
             return []
         return self._rest()
+
+    def _inside_date(self, following: Written) -> bool:
+        """Whether the last word is the day of a month, and the next one the year."""
+        month, day = [Placed(Written("")), *self._words][-2:]
+        name = month.word.text.lstrip(_OPENING).rstrip(".").lower()
+        named = len(name) >= 3 and any(full.startswith(name) for full in MONTHS)
+        year = re.match(r"[12]\d{3}\b", following.text.lstrip(_OPENING))
+        return named and year is not None and day.word.rate == following.rate
 
     def _strengthen(self, mark: str) -> None:
         """Punctuation that stands alone belongs to the word before it."""
@@ -182,7 +191,7 @@ def separator(word: Written) -> tuple[str, bool]:
         return _dot(core)
     if re.search("[;:—]|--", marks) or marks == "–":
         return ";", False
-    return ("," if "," in marks else SPACE), core[-1:].isalnum() and any(map(str.isdigit, core))
+    return (",", bool(_DAY.search(core))) if "," in marks else (SPACE, False)
 
 
 def _dot(core: str) -> tuple[str, bool]:

@@ -65,6 +65,7 @@ _TWOFOLD = {
     "reading": ("R IY1 D IH0 NG", "", "", ""),
     "an": ("AH0 N", "", "", ""),
 }
+_CONTRACTED = {"d": "AH0 D", "ll": "AH0 L", "re": "ER0", "ve": "AH0 V"}
 _VOICELESS = frozenset(["P", "T", "K", "F", "TH"])
 _HISSING = frozenset(["S", "Z", "SH", "ZH", "CH", "JH"])
 
@@ -118,6 +119,14 @@ def _built(word: str) -> tuple[str, ...]:
         if len(stem) > 2 and word.endswith(ending) and (phones := _known(stem)):
             return phones + _s_after(phones[-1])
     return ()
+
+
+def with_ending(phones: tuple[str, ...], ending: str) -> tuple[str, ...]:
+    """The phones of a word that has one of s, d, ll, re and ve behind it, be it after an apostrophe."""
+    if ending == "s":
+        return phones + _s_after(phones[-1])
+    contracted = tuple(_CONTRACTED[ending].split())
+    return phones + (contracted[-1:] if phones[-1] in VOWELS else contracted)
 
 
 def _s_after(phone: str) -> tuple[str, ...]:

@@ -12,8 +12,10 @@ import re
 from dataclasses import dataclass
 
 from vivavoce.speech.errors import BadSpeech
+from vivavoce.speech.text import normalize
 
 from .ipa import from_arpabet, from_ipa, phones_of
+from .pronounce import with_ending
 from .say_as import say_as
 
 LONGEST = 80  # characters; what goes on longer without a space is read in pieces
@@ -26,6 +28,8 @@ _ATTRIBUTES = {
     "say-as": ("interpret-as", "format"), "phoneme": ("ph", "alphabet"),
 }  # fmt: skip
 _BEGINNINGS = ("<speak", "<?xml")  # of what is SSML
+# How what is no element opens and closes: comments, plain text, declarations. "<" alone may become any of them.
+_ASIDES = {"<!--": "-->", "<![CDATA[": "]]>", "<!": ">", "<?": ">", "<": ">"}
 _REPLACED = ("sub", "say-as", "phoneme")  # elements whose content is read as one thing
 _ENDS = ("p", "s")  # elements that end a sentence
 
@@ -56,10 +60,14 @@ class Break:
 Item = Written | Break
 
 _TAG = re.compile(r"<\s*(?P<close>/?)\s*(?P<name>[\w:-]+)(?P<rest>[^<>]*?)(?P<empty>/?)\s*>")
-_DECLARATION = re.compile(r"<[?!][^>]*>")
+_ASIDE = re.compile(r"<!--|<!\[CDATA\[|<[?!]|<\Z")
 _ATTRIBUTE = re.compile(r"""\s+([\w:-]+)\s*=\s*("[^"]*"|'[^']*')""")
-_OVERRIDE = re.compile(r"""(?P<before>["'(“‘]*)\[(?P<word>[^][|\n]{1,80})\|(?P<phones>[^][|\n]{1,200})\]""")
-_OPEN_OVERRIDE = re.compile(r"""["'(“‘]{0,8}\[[^][|\n]{0,80}(?:\|[^][|\n]{0,200})?$|["'(“‘]{1,8}$""")
+_OVERRIDE = re.compile(r"""(?P<before>["'(“‘]{0,8})\[(?P<word>[^][|\n]{1,80})\|(?P<phones>[^][|\n]{1,200})\]""")
+_OPEN_OVERRIDE = re.compile(r"""["'(“‘]{0,8}\[[^][|\n]{0,80}(?:\|[^][|\n]{0,200})?\Z""")
+_BRACKET = re.compile(r"""["'(“‘]{0,8}\[""")  # with which an override begins
+_ENDING = re.compile(  # what a word that is said in a way of its own takes of what goes on right behind it
+    r"""(?:['’]?(?P<s>s)(?!\w)|['’](?P<contracted>d|ll|re|ve)(?!\w))?["'”’)\]}*_»]*-?""", re.IGNORECASE)
+_OPEN_ENTITY = re.compile(r"&#?\w{0,32}\Z")  # which is not to be cut
 _PARTS = re.compile(r""".+?(?:[—…]+|--+|\.{3,})["'”’)\]]*|.+""")  # dashes and ellipses end a part of a run
 _BULLET = re.compile(r"(?:[-*•–]|\d{1,2}[.)])$")
 
@@ -69,6 +77,7 @@ class Reader:
     answers mean nothing then."""
 
     def __init__(self) -> None:
+        self._coming = ""  # may be a comment, say, and goes to _text when that is known
         self._text = ""
         self._ssml: bool | None = None  # not known yet
         self._open: list[tuple[str, dict[str, str]]] = []
@@ -77,7 +86,7 @@ class Reader:
         self._spoken = False  # whether the <speak> element has come to its end
 
     def push(self, text: str) -> list[Item]:
-        self._text += text
+        self._coming += text
         return self._drain(final=False)
 
     def finish(self) -> list[Item]:
@@ -91,17 +100,38 @@ class Reader:
     def _drain(self, final: bool) -> list[Item]:
         items: list[Item] = []
         if self._ssml is None:
-            start = self._text.lstrip()
+            self._coming = self._coming.lstrip("\ufeff")  # a byte order mark, with which some editors begin a file
+            start = self._coming.lstrip()
             self._ssml = start.startswith(_BEGINNINGS)
             if not final and not self._ssml and any(beginning.startswith(start) for beginning in _BEGINNINGS):
                 self._ssml = None
                 return []
+        self._text += self._arrived(final)
         at = 0
         while (step := self._next(at, final)) is not None:
             at, found = step
             items += found
         self._text = self._text[at:]
         return items
+
+    def _arrived(self, final: bool) -> str:
+        """What came without comments and declarations, and with CDATA escaped; one that is still open is left."""
+        came, at, self._coming = self._coming, 0, ""
+        parts = []
+        while self._ssml and (opening := _ASIDE.search(came, at)):
+            parts.append(came[at : opening.start()])
+            closing = _ASIDES[opening[0]]
+            end = came.find(closing, opening.end())
+            if end < 0 and final:
+                cure = f"write {closing} where it does, or &lt; for a plain <"
+                raise BadSpeech(f"SSML: {_short(came[opening.start() :])} never ends; {cure}")
+            if end < 0:
+                self._coming = came[opening.start() :]
+                return "".join(parts)
+            if opening[0] == "<![CDATA[":
+                parts.append(html.escape(came[opening.end() : end], quote=False))
+            at = end + len(closing)
+        return "".join([*parts, came[at:]])
 
     def _next(self, at: int, final: bool) -> tuple[int, list[Item]] | None:
         """Where the next certain thing ends, and what it is; None when there is none yet."""
@@ -115,31 +145,53 @@ class Reader:
             return None
         if self._ssml and self._text[at] == "<":
             return self._tag(at, final)
-        m = _OVERRIDE.match(self._text, at)
-        if m and (phones := _override(m["phones"])):  # else a table or a link, say: read as text
-            end = self._run_end(m.end())
-            if end == len(self._text) and not final:
+        if override := _override(self._text, at):
+            m, phones = override
+            end = self._run_end(m.end(), final)
+            if end is None:
                 return None
             self._check_spoken(m[0])
-            return end, [self._written(m["before"] + m["word"] + self._text[m.end() : end], phones=phones)]
+            return end, self._followed(self._plain(m["before"] + m["word"]), None, phones, m.end(), end)
         return self._run(at, final)
 
     def _run(self, at: int, final: bool) -> tuple[int, list[Item]] | None:
-        """A run of characters without a space, up to LONGEST of them."""
-        if not final and _OPEN_OVERRIDE.match(self._text, at):
+        end = self._run_end(at, final)
+        if end is None:
             return None
-        end = self._run_end(at)
-        if end - at >= LONGEST:
-            end = at + LONGEST
-        elif end == len(self._text) and not final:
-            return None
-        run = html.unescape(self._text[at:end]) if self._ssml else self._text[at:end]
+        run = self._plain(self._text[at:end])
         self._check_spoken(run)
         return end, [self._written(part) for part in _PARTS.findall(run)]
 
-    def _run_end(self, at: int) -> int:
+    def _run_end(self, at: int, final: bool) -> int | None:
+        """Where a run of at most LONGEST characters without a space or `[word|phonemes]` ends; None while unknown."""
         stop = re.compile(r"[\s<]" if self._ssml else r"\s").search(self._text, at, at + LONGEST)
-        return stop.start() if stop else min(len(self._text), at + LONGEST)
+        end = stop.start() if stop else min(len(self._text), at + LONGEST)
+        for bracket in _BRACKET.finditer(self._text, at, end):
+            if not final and _OPEN_OVERRIDE.match(self._text, bracket.start()):
+                return None
+            if _override(self._text, bracket.start()):
+                return bracket.start()
+        if end == len(self._text) and not final:
+            return None
+        cut = self._ssml and end == at + LONGEST
+        entity = _OPEN_ENTITY.search(self._text, at, end) if cut else None
+        return entity.start() if entity else end
+
+    def _plain(self, text: str) -> str:
+        return html.unescape(text) if self._ssml else text
+
+    def _followed(self, word: str, said: str | None, phones: tuple[str, ...], at: int, end: int) -> list[Item]:
+        """A word that is said in a way of its own, and what goes on right behind it: an s or 'll and punctuation belong
+        to the word, anything else is read as it is written."""
+        first, *others = _PARTS.findall("x" + self._plain(self._text[at:end]))  # x: as if the word stood there
+        m = _ENDING.match(first, 1)
+        assert m is not None, "every part of it may be missing"
+        if ending := (m["s"] or m["contracted"] or "").lower():
+            said = None if said is None else f"{said.rstrip(' .')}'{ending}"
+            phones = with_ending(phones, ending) if phones else ()
+        mine = m.end() if normalize(first[m.end() :]) else len(first)
+        others = [first[mine:], *others] if mine < len(first) else others
+        return [self._written(word + first[1:mine], said, phones), *map(self._written, others)]
 
     def _written(self, text: str, said: str | None = None, phones: tuple[str, ...] = ()) -> Written:
         fresh = self._newlines > 1 or (self._newlines > 0 and bool(_BULLET.match(text)))
@@ -156,8 +208,6 @@ class Reader:
     # --- SSML
 
     def _tag(self, at: int, final: bool) -> tuple[int, list[Item]] | None:
-        if declaration := _DECLARATION.match(self._text, at):
-            return declaration.end(), []
         m = _TAG.match(self._text, at)
         if m is None:
             if ">" in self._text[at:] or final:
@@ -201,15 +251,14 @@ class Reader:
             return None
         if not m["close"] or m["name"] != name:
             raise BadSpeech(f"SSML: {m[0]} inside <{name}>, which holds text only; close it before with </{name}>")
-        end = self._run_end(m.end())
-        if end == len(self._text) and not final:
+        end = self._run_end(m.end(), final)
+        if end is None:
             return None
         content = " ".join(html.unescape(self._text[at:less]).split())
         self._open.pop()
         self._content = None
         said, phones = _replaced(name, attributes, content)
-        tail = html.unescape(self._text[m.end() : end])
-        return end, [self._written(content + tail, said, phones)]
+        return end, self._followed(content, said, phones, m.end(), end)
 
     def _check_spoken(self, what: str) -> None:
         if self._spoken:
@@ -270,8 +319,15 @@ def _replaced(name: str, attributes: dict[str, str], content: str) -> tuple[str 
     return say_as(content, attributes.get("interpret-as", ""), attributes.get("format", "")), ()
 
 
-def _override(phones: str) -> tuple[str, ...]:
-    """Of `[word|phonemes]`: ARPAbet, /IPA/, or IPA that cannot be plain words; none where it is something else."""
+def _override(text: str, at: int) -> tuple[re.Match[str], tuple[str, ...]] | None:
+    """`[word|phonemes]` at this place, and its phones; None where there is something else, a table or a link, say."""
+    m = _OVERRIDE.match(text, at)
+    phones = _override_phones(m["phones"]) if m else ()
+    return (m, phones) if m and phones else None
+
+
+def _override_phones(phones: str) -> tuple[str, ...]:
+    """ARPAbet, /IPA/, or IPA that cannot be plain words; none where it is something else."""
     if phones.isascii() and not phones.startswith("/"):
         return from_arpabet(phones)
     try:

@@ -71,9 +71,32 @@ def test_marks_become_separators() -> None:
     assert marks("a -- b , c") == ";,."
 
 
-def test_a_comma_in_a_number_is_none_and_one_after_it_is_one() -> None:
+def test_a_comma_in_a_date_is_none_and_one_after_it_is_one() -> None:
     assert marks("May 2nd, 1999, was fine") == "  , ."
+    assert marks("“On September 12, 1999 (a Sunday)”") == "   , ,"
     assert marks("take 5, please") == " ,."
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Our numbers are 2, 4, 6, 8.", "   ,,,."), ("Open rooms 12, 1999 and 7.", "  ,  ."), ("In 1999, 20 came.", " , ."),
+    ("On May 5, 10 came.", "  , ."), ("We may, 1999 times.", " , ."), ("On May 2, 19990 came.", "  , ."),
+])  # fmt: skip
+def test_a_comma_between_numbers_is_one(text: str, expected: str) -> None:
+    assert marks(text) == expected
+
+
+def test_punctuation_that_stands_alone_belongs_to_the_word_before_it_whatever_its_rate() -> None:
+    for mark in ",;.?!":
+        first, second = split(f'<speak><prosody rate="slow">Hello there</prosody>{mark} Next one</speak>')
+        assert (shown(first), first.rate, first.words[-1].separator) == ("Hello there", 0.75, mark)
+        assert (shown(second), second.rate) == ("Next one", 1.0)
+    first, _ = split('<speak>Hello there <prosody rate="slow">(you)</prosody></speak>')
+    assert first.words[-1].separator == ","
+
+
+def test_the_next_word_decides_about_a_dot_or_comma_whatever_its_rate() -> None:
+    assert marks('<speak>Acme Inc. <prosody rate="slow">is here</prosody></speak>') == "   ."
+    assert marks('<speak>On May 2nd, <prosody rate="slow">1999 came</prosody></speak>') == "  , ."
 
 
 def test_a_comma_ends_a_phrase_that_is_long_enough() -> None:

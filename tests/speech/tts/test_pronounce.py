@@ -6,7 +6,7 @@ import pytest
 
 from vivavoce.speech.tts import pronounce as module
 from vivavoce.speech.tts.phones import encode
-from vivavoce.speech.tts.pronounce import dictionary, look_up, pronounce, ways_to_say
+from vivavoce.speech.tts.pronounce import dictionary, look_up, pronounce, ways_to_say, with_ending
 
 
 def said(text: str) -> str:
@@ -25,6 +25,16 @@ def test_possessives_and_plurals_are_built_on_words_that_are_known(word: str, en
     stem = word.removesuffix("'s") if "'" in word else word.removesuffix("s")
     assert word not in dictionary()
     assert look_up(word) == (*look_up(stem), *ending.split())
+
+
+@pytest.mark.parametrize(("word", "endings"), [
+    ("viva", "s Z, d D, ll L, ve V, re ER0"), ("bob", "s Z, d AH0 D, ll AH0 L, ve AH0 V, re ER0"),
+    ("kate", "s S, d AH0 D"), ("bus", "s IH0 Z"),
+])  # fmt: skip
+def test_endings_go_behind_any_phones(word: str, endings: str) -> None:
+    for ending in endings.split(", "):
+        letters, *phones = ending.split()
+        assert with_ending(look_up(word), letters) == (*look_up(word), *phones)
 
 
 def test_what_no_dictionary_has_is_said_by_rule() -> None:

@@ -57,6 +57,36 @@ def test_a_word_may_say_how_it_is_spoken() -> None:
     assert third == Written("x.", phones=("V", "IY1", "V", "AH0"))
 
 
+VIVA = "[Viva|V IY1 V AH0]"
+PHONES = ("V", "IY1", "V", "AH0")
+
+
+@pytest.mark.parametrize(("after", "expected"), [
+    ("-based,", [Written("Viva-", phones=PHONES), Written("based,")]),
+    ("—yes...no", [Written("Viva—", phones=PHONES), Written("yes..."), Written("no")]),
+    ("-50%.", [Written("Viva-", phones=PHONES), Written("50%.")]),
+    ("’s, ", [Written("Viva’s,", phones=(*PHONES, "Z"))]),
+    ("s!", [Written("Vivas!", phones=(*PHONES, "Z"))]),
+    ("'ll", [Written("Viva'll", phones=(*PHONES, "L"))]),
+    ("'s-eye", [Written("Viva's-", phones=(*PHONES, "Z")), Written("eye")]),
+    ("'so", [Written("Viva'", phones=PHONES), Written("so")]),
+    ("(s).com", [Written("Viva", phones=PHONES), Written("(s).com")]),
+    ("...?”)", [Written("Viva...", phones=PHONES), Written("?”)")]),
+    ("-", [Written("Viva-", phones=PHONES)]),
+    (VIVA + ".", [Written("Viva", phones=PHONES), Written("Viva.", phones=PHONES)]),
+    ("/“[Voce|V OW1]”s", [Written("Viva/", phones=PHONES), Written("“Voce”", phones=("V", "OW1")), Written("s")]),
+])  # fmt: skip
+def test_what_stands_directly_after_such_a_word_is_spoken(after: str, expected: list[Item]) -> None:
+    assert read(VIVA + after) == expected
+
+
+@pytest.mark.parametrize("before", ["un", "hello—", "a[b]", "[see page|tables]", "[", "x" * (LONGEST - 3), "é" * 9])
+def test_such_a_word_may_stand_directly_after_others(before: str) -> None:
+    *others, last = read(before + "(" + VIVA + ") x")[:-1]
+    assert last == Written("(Viva)", phones=PHONES)
+    assert others == read(before)
+
+
 @pytest.mark.parametrize("text", ["[a|bc]", "[see page|tables]", "[x|]", "[|x]", "[open", "a [b", "[a|b c", "x|y"])
 def test_brackets_that_hold_no_phonemes_are_text(text: str) -> None:
     assert words(text) == text.split()
@@ -85,6 +115,17 @@ def test_what_is_read_instead() -> None:
     assert speech(phoneme) == [Written("tomato", phones=("T", "AH0", "M", "AA1", "T", "OW0"))]
 
 
+def test_what_stands_directly_after_an_element_is_spoken() -> None:
+    web = '<sub alias="World Wide Web">WWW</sub>'
+    assert speech(web + "-based") == [Written("WWW-", said="World Wide Web"), Written("based")]
+    assert speech(web + "&apos;s.") == [Written("WWW's.", said="World Wide Web's")]
+    assert speech(web + "s") == [Written("WWWs", said="World Wide Web's")]
+    assert speech('<say-as interpret-as="cardinal">5</say-as>%,') == [Written("5", said="five"), Written("%,")]
+    assert speech('<phoneme ph="B AH1 S">bus</phoneme>\'s') == [Written("bus's", phones=("B", "AH1", "S", "IH0", "Z"))]
+    assert speech(web + VIVA) == [Written("WWW", said="World Wide Web"), Written("Viva", phones=PHONES)]
+    assert speech("[AT&amp;T|EY1]&quot;") == [Written('AT&T"', phones=("EY1",))]
+
+
 def test_paragraphs_and_sentences_end_sentences_and_entities_are_characters() -> None:
     assert speech("<p><s>AT&amp;T</s></p> x&lt;y") == [
         Break(sentence=True), Break(sentence=True), Written("AT&T"), Break(sentence=True), Break(sentence=True),
@@ -92,9 +133,29 @@ def test_paragraphs_and_sentences_end_sentences_and_entities_are_characters() ->
     ]  # fmt: skip
 
 
+def test_a_byte_order_mark_at_the_beginning_is_no_text() -> None:
+    assert words("\ufeff<speak>hi</speak>") == ["hi"]
+    assert words("\ufeffhi") == ["hi"]
+    assert words("a\ufeff") == ["a\ufeff"]
+
+
+def test_entities_stay_whole_where_what_has_no_spaces_is_cut() -> None:
+    for before in range(LONGEST - 8, LONGEST + 1):
+        assert "".join(words("<speak>" + "x" * before + "&hellip;&#x26;y</speak>")) == "x" * before + "…&y"
+        assert "".join(words("<speak>" + "x" * before + "&co</speak>")) == "x" * before + "&co"
+
+
 def test_a_prologue_and_name_spaces_are_allowed() -> None:
     text = '<?xml version="1.0"?>\n<speak version="1.1" xmlns="http://www.w3.org/2001/10/synthesis">hi<!-- x -->'
     assert words(text + "</speak>\n") == ["hi"]
+
+
+def test_comments_are_not_read_whatever_they_hold_and_cdata_is_read_as_it_stands() -> None:
+    assert words("<speak><!-- a > b --> Hi <!-- <s>old</s> --><!---->the<!-- -->re</speak>") == ["Hi", "there"]
+    assert words("<speak><![CDATA[5 < 6 &amp; <p>]]>x<![CDATA[]]></speak>") == ["5", "<", "6", "&amp;", "<p>x"]
+    assert speech('<sub alias="you">m<!-- <p> --><![CDATA[<e>]]></sub>') == [Written("m<e>", said="you")]
+    assert words("<speak>a</speak> <!-- the end -->") == ["a"]
+    assert words("a <!-- b --> c") == ["a", "<!--", "b", "-->", "c"]
 
 
 def test_without_speak_a_tag_is_text() -> None:
@@ -124,6 +185,11 @@ def test_without_speak_a_tag_is_text() -> None:
     ("<speak><say-as interpret-as='poem'>a</say-as></speak>", "cardinal"),
     ("<speak>a < b</speak>", "&lt;"),
     ("<speak>a <break", "&lt;"),
+    ("<speak>a</speak><", "&lt;"),
+    ("<speak>a <!-- b > c</speak>", "-->"),
+    ("<speak>a <![CDATA[b > c</speak>", "]]>"),
+    ("<speak>a <!x</speak", "where it does"),
+    ("<speak>a</speak><![CDATA[b]]>", "one <speak>"),
 ])  # fmt: skip
 def test_wrong_ssml_is_an_error_that_says_what_to_write(text: str, cure: str) -> None:
     with pytest.raises(BadSpeech) as e:
@@ -138,8 +204,14 @@ TEXTS = [
     "Hello there, Mr. Smith! [Viva|V IY1 V AH0] “[Voce|ˈvoʊtʃeɪ],” [see page|tables] yes—no… $3.50\n\n- one 😀",
     "<speak version='1'>a <break time=\"300ms\"/> b<sub alias='World Wide Web'>WWW</sub>. <p>c &amp; d</p>"
     '<prosody rate="slow">e <say-as interpret-as="ordinal">3</say-as> f</prosody></speak>',
+    "<?xml ?><!-- <p> > --><speak>a<!-- x -->b <!-><!--->--> <![CDATA[<c> &amp; ]]]>d<![CDATA[ ]]>e</speak>",
+    "[Viva|V IY1 V AH0]'s [Viva|V IY1 V AH0]-based hello—[Viva|V IY1 V AH0]'ll [a|AH0][b|B IY1]'so [x",
+    "un“[Viva|V IY1 V AH0]”[a|b c" + '"' * 12 + "[a|AH0]" + "y" * (LONGEST - 3) + '""[a|AH0]ies [[c|d]] e[f]',
+    "<speak><sub alias='World Wide Web'>WWW</sub>&apos;s<sub alias='x'>y</sub>-b [Viva|V IY1]&#39;l&#108; c</speak>",
     "[a|bc [Viva|V IY1 V AH0]x “ ( [x " + "y" * 200,
     "  <spea k> is no markup",
+    "\ufeff<speak>a" + "x" * (LONGEST - 3) + "&amp;y" + "&lt;" * 100 + "</speak>",
+    "\ufeff\ufeff hi",
 ]
 
 
@@ -155,6 +227,27 @@ def test_pieces_do_not_matter(text: str) -> None:
         assert items + reader.finish() == whole
 
 
+PIECES = [
+    VIVA, "[a|", "B]", "[", "|", "'", "s", "ll", '"', "(", "—", "...", "-", "5%", " ", "\n\n", "x" * (LONGEST - 4),
+    "&amp;", "&", ";", "<break/>", "<!--", "-->", "<![CDATA[", "]]>", "<", "<sub alias='y'>", "</sub>",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans())
+def test_characters_one_by_one_are_read_or_refused_like_the_whole(pieces: list[str], ssml: bool) -> None:
+    text = "".join(["<speak>", *pieces, "</speak>"] if ssml else pieces)
+    reader, items, whole = Reader(), list[Item](), None
+    try:
+        whole = read(text)
+        items = [item for character in text for item in reader.push(character)]
+    except BadSpeech:
+        assert whole is None
+        with pytest.raises(BadSpeech):
+            [reader.push(character) for character in text] + [reader.finish()]
+        return
+    assert items + reader.finish() == whole
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused_and_keeps_its_characters(text: str) -> None:
     try:
@@ -164,4 +257,4 @@ def test_any_text_is_read_or_refused_and_keeps_its_characters(text: str) -> None
         return
     if "<" not in text and "|" not in text:
         said = "".join(item.text for item in items if isinstance(item, Written))
-        assert said == "".join(text.split())
+        assert said == "".join(text.lstrip("\ufeff").split())
