@@ -80,7 +80,7 @@ class Player:
 
 
 def speak(synthesizer: Synthesizer, texts: Texts, *, rate: float = 1.0, seed: int = 0) -> Iterator[Speech]:
-    """Speech as it is made, while text may still come. Raises BadSpeech."""
+    """Speech as it is made, while text may still come. Raises BadSpeech, and what a Speech has as error."""
     slot = synthesizer.open(rate=rate, seed=seed)
     writing = busy = True
     try:
@@ -95,6 +95,8 @@ def speak(synthesizer: Synthesizer, texts: Texts, *, rate: float = 1.0, seed: in
             speech = synthesizer.step().get(slot)
             busy = speech is not None
             if speech:
+                if speech.error:
+                    raise speech.error
                 yield speech
                 if speech.done:
                     return
@@ -162,7 +164,10 @@ def speak_lines(synthesizer: Synthesizer, lines: Sequence[Line], *, rate: float 
             speaking[slot].parts.append(speech)
             if speech.done:
                 synthesizer.close(slot)
-                yield speaking.pop(slot)
+                line = speaking.pop(slot)
+                if speech.error:
+                    line.error = f"{line.path.name}: {speech.error}"
+                yield line
 
 
 @dataclass

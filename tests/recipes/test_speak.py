@@ -17,6 +17,7 @@ from vivavoce.recipes import cli, speak
 from vivavoce.recipes.speak import Player
 from vivavoce.speech import audio
 from vivavoce.speech.errors import MissingDevice
+from vivavoce.speech.tts.phones import IDS
 from vivavoce.speech.tts.synthesizer import Speech, SpokenWord, Synthesizer
 
 TEXT = "Hello there, my good friend. It is $3.50 today!"
@@ -178,6 +179,26 @@ def test_wrong_ssml_in_one_line_is_that_lines_fault(run: Callable[..., int], tmp
     assert run("-f", tmp_path / "lines.txt", "--lines", "-o", tmp_path) == 1
     assert (tmp_path / "0002.wav").exists()
     assert "0001.wav: SSML: <speak> is never closed" in capsys.readouterr().err
+
+
+def test_a_line_the_voice_fails_on_leaves_the_others(run: Callable[..., int], tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    plan = ToyVoice.plan
+
+    def failing(voice: ToyVoice, phones: list[int], *, rate: float = 1.0) -> object:
+        if IDS["?"] in phones:
+            raise ValueError("no plan for this")
+        return plan(voice, phones, rate=rate)
+
+    monkeypatch.setattr(ToyVoice, "plan", failing)
+    (tmp_path / "lines.txt").write_text("Who?\nhello\n")
+    assert run("-f", tmp_path / "lines.txt", "--lines", "-o", tmp_path) == 1
+    assert (tmp_path / "0002.wav").exists()
+    assert not (tmp_path / "0001.wav").exists()
+    assert "0001.wav: no plan for this" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no plan"):
+        run("Who?", "-o", tmp_path / "a.wav")
 
 
 # --- what goes wrong
