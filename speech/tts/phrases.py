@@ -198,7 +198,8 @@ def _dot(core: str) -> tuple[str, bool]:
 
 def _speakable(word: Written) -> bool:
     """Whether there is anything to say in it."""
-    return bool(word.phones or re.search("[A-Za-z0-9]", word.said or word.text) or normalize(word.said or word.text))
+    said = word.text if word.said is None else word.said
+    return bool(word.phones or re.search("[A-Za-z0-9]", said) or normalize(said))
 
 
 def _size(placed: Placed) -> int:

@@ -89,6 +89,12 @@ def test_new_paragraphs_and_bullets_end_a_sentence_that_has_no_dot() -> None:
     assert marks("A title\n\nThe text") == " . ."
 
 
+def test_a_word_that_is_to_be_read_as_nothing_is_in_no_phrase() -> None:
+    splitter = Splitter()
+    assert splitter.add(Written("Hello", said="...")) == splitter.add(Written("there", said="")) == []
+    assert splitter.finish() == []
+
+
 # --- sound has to leave
 
 
