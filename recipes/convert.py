@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vivavoce.recipes.options import count, say
+from vivavoce.recipes.options import say, within
 from vivavoce.speech import audio
 from vivavoce.speech.tts.convert import Converter
+from vivavoce.speech.tts.flow import MOST_STEPS
 from vivavoce.speech.tts.tokens import RATE
 from vivavoce.speech.tts.voice import Voice
 from vivavoce.streaming.chain import Chain, ChainState
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.wav", help="or .flac, .mp3, .opus, .ogg")
     parser.add_argument("--voice", default="lj-en", metavar="V", help="who says it (default: %(default)s)")
     parser.add_argument("--converter", default="lj-en-convert", metavar="C", help="a name or a folder, for the voice")
-    parser.add_argument("--steps", type=count, default=4, metavar="N", help="of the solver, 1 to 10 (default: 4)")
+    parser.add_argument("--steps", type=within(1, MOST_STEPS), default=4, metavar="N",
+                        help="of the solver, 1 to 10 (default: 4)")
     args = parser.parse_args(argv)
     if args.out.suffix.lower() not in audio.FORMATS:
         parser.error(f"-o {args.out}: end the name in one of {', '.join(audio.FORMATS)}")

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from vivavoce.streaming.errors import BadLookahead
 
 MODEL = "small-en"
 CLOCK = Clock()
+N = TypeVar("N", int, float)
 
 
 class Lookahead(NamedTuple):
@@ -116,6 +117,18 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
+
+
+def within(least: N, most: N) -> Callable[[str], N]:
+    """An argparse type: a number from `least` to `most`, a whole one where these are."""
+
+    def number(text: str) -> N:
+        value = type(least)(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        return value
+
+    return number
 
 
 def load_model(args: argparse.Namespace) -> Loaded:

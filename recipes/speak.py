@@ -26,11 +26,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vivavoce.recipes.options import count, positive, say, usable
+from vivavoce.recipes.options import count, say, usable, within
 from vivavoce.speech import audio
 from vivavoce.speech.devices import Loudspeaker
 from vivavoce.speech.errors import BadAudio, BadSpeech
 from vivavoce.speech.text import normalize
+from vivavoce.speech.tts.flow import MOST_STEPS
+from vivavoce.speech.tts.ssml import FASTEST, SLOWEST
 from vivavoce.speech.tts.synthesizer import Speech, SpokenWord, Synthesizer, Voice
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import VivaVoceError
@@ -80,7 +82,7 @@ class Player:
 
 
 def speak(synthesizer: Synthesizer, texts: Texts, *, rate: float = 1.0, seed: int = 0) -> Iterator[Speech]:
-    """Speech as it is made, while text may still come. Raises BadSpeech."""
+    """Speech as it is made, while text may still come. Raises BadSpeech, and what a Speech has as error."""
     slot = synthesizer.open(rate=rate, seed=seed)
     writing = busy = True
     try:
@@ -95,6 +97,8 @@ def speak(synthesizer: Synthesizer, texts: Texts, *, rate: float = 1.0, seed: in
             speech = synthesizer.step().get(slot)
             busy = speech is not None
             if speech:
+                if speech.error:
+                    raise speech.error
                 yield speech
                 if speech.done:
                     return
@@ -162,7 +166,10 @@ def speak_lines(synthesizer: Synthesizer, lines: Sequence[Line], *, rate: float 
             speaking[slot].parts.append(speech)
             if speech.done:
                 synthesizer.close(slot)
-                yield speaking.pop(slot)
+                line = speaking.pop(slot)
+                if speech.error:
+                    line.error = f"{line.path.name}: {speech.error}"
+                yield line
 
 
 @dataclass
@@ -208,10 +215,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=[ending[1:] for ending in audio.FORMATS], default="wav",
                         help="of the recordings of --lines (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the words with their times")
-    parser.add_argument("--rate", type=positive, default=1.0, metavar="R", help="0.5 to 2, 1 is the voice's own")
-    parser.add_argument("--steps", type=count, default=1, metavar="N",
+    parser.add_argument("--rate", type=within(SLOWEST, FASTEST), default=1.0, metavar="R",
+                        help="0.5 to 2, 1 is the voice's own")
+    parser.add_argument("--steps", type=within(1, MOST_STEPS), default=1, metavar="N",
                         help="of the solver, 1 to 10 (default: 1, best with lj-en)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one, a slightly other reading")
+    parser.add_argument("--seed", type=within(-(2**63), 2**63 - 1), default=0, metavar="N",
+                        help="another one, a slightly other reading")
     parser.add_argument("--batch", type=count, default=8, metavar="N", help="lines at once (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")
     parser.add_argument("--output-device", metavar="D", help="loudspeaker, by number or part of its name")
@@ -265,7 +274,7 @@ def _one(args: argparse.Namespace) -> int:
     synthesizer = Synthesizer(load_voice(args.voice, args.device), steps=args.steps)
     began, first, report = time.monotonic(), 0.0, Report(synthesizer.sample_rate)
     with ExitStack() as stack:
-        sink = _sink(args, report.rate, stack) if args.stream else None
+        sink = _sink(args, report.rate, stack) if args.stream and not args.out else None
         held: list[Tensor] = []  # until there is a word, so that a fault leaves no empty file; of a loudspeaker, all
         for speech in speak(synthesizer, texts, rate=args.rate, seed=args.seed):
             first = first or (time.monotonic() - began) * bool(len(speech.pcm))

@@ -29,7 +29,8 @@ from torch import Tensor
 from vivavoce.speech import audio
 from vivavoce.speech.asr.transcript import FORMATS, Transcript, cues
 from vivavoce.speech.asr.words import Word
-from vivavoce.speech.errors import BadAudio
+from vivavoce.speech.errors import BadAudio, BadSpeech
+from vivavoce.speech.tts.ssml import FASTEST, SLOWEST, Reader
 from vivavoce.streaming.errors import VivaVoceError
 
 from .bridge import Listener, Speaker
@@ -59,7 +60,7 @@ class SpeechRequest(BaseModel):
     voice: str | dict[str, str] = ""
     instructions: str = ""
     response_format: str = "mp3"
-    speed: float = Field(default=1.0, ge=0.25, le=4.0)
+    speed: float = Field(default=1.0, ge=SLOWEST, le=FASTEST)
     stream_format: str = "audio"
 
 
@@ -156,6 +157,7 @@ class Endpoints:
         require(self.house, asked.model, self.house.speaks)
         if not asked.input.strip():
             raise bad("input is empty; send the text to speak", "input")
+        _check_markup(asked.input)
         if asked.stream_format not in ("audio", "sse"):
             raise bad(f"stream_format {asked.stream_format!r} is not offered; choose audio or sse", "stream_format")
         encoder = Encoder(asked.response_format, self.house.speaking.synthesizer.sample_rate)
@@ -278,6 +280,17 @@ def require(house: House, name: str, fit: Collection[str]) -> None:
         raise bad(f"model {name!r} is for something else; send one of {', '.join(fit)}", "model")
 
 
+def _check_markup(text: str) -> None:
+    """Read all of a text before any of it is spoken: a fault in it is a refusal then, later it would cut the answer
+    off. Raises Refused."""
+    reader = Reader()
+    try:
+        reader.push(text)
+        reader.finish()
+    except BadSpeech as e:
+        raise bad(str(e), "input") from e
+
+
 async def _feed(listener: Listener, blocks: Iterator[Tensor]) -> None:
     """A file into a room, as fast as the room takes it. Raises what decoding raises, after the last good words."""
     try:
@@ -317,16 +330,28 @@ async def _transcript_events(reading: AsyncGenerator[tuple[tuple[Word, ...], int
         except VivaVoceError as e:
             if not said:
                 raise
-            yield sse({"type": "error", "error": {"type": "invalid_request_error", "message": str(e)}})
+            yield _error_event(e)
             return
     yield sse({"type": "transcript.text.done", "text": " ".join(said), "usage": usage(at / RATE)})
 
 
 async def _sound_events(sound: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    begun = False
     async with aclosing(sound):
-        async for block in sound:
-            yield sse({"type": "speech.audio.delta", "audio": base64.b64encode(block).decode()})
+        try:
+            async for block in sound:
+                yield sse({"type": "speech.audio.delta", "audio": base64.b64encode(block).decode()})
+                begun = True
+        except VivaVoceError as e:
+            if not begun:
+                raise
+            yield _error_event(e)
+            return
     yield sse({"type": "speech.audio.done", "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}})
+
+
+def _error_event(error: VivaVoceError) -> bytes:
+    return sse({"type": "error", "error": {"type": "invalid_request_error", "message": str(error)}})
 
 
 def sse(event: dict[str, Any]) -> bytes:

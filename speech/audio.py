@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 Samples = NDArray[np.float32]
 FRAMES = 16384  # decoded at a time, at the file's own rate: enough to be fast, little enough to hold
+UNKNOWN = 1 << 60  # frames: libsndfile counts so many and more where a stream's header does not say how many there are
 LOUDEST = 8.0  # 18 dB over full scale: no recording is, an integer-valued float array always is
 
 FORMATS = {
@@ -279,7 +280,7 @@ def _sndfile(path: Path) -> _Source | None:
         file = _Forward(path)
     except (soundfile.LibsndfileError, TypeError):  # TypeError: named .raw, whose samples could be anything
         return None
-    frames: int | None = file.frames
+    frames: int | None = file.frames if file.frames < UNKNOWN else None
     if file.format == "MP3" and not (begin := _mp3_begin(path)).counted:
         file.close()  # libsndfile guesses the length from the first frames, and would stop there
         file, frames = _Forward(_piped(path, begin.at)), None

@@ -17,6 +17,7 @@ nineteen
 _ONES = _SMALL.split()
 _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
+_LONGEST = 18  # digits of a number that is read by its name; in longer ones nobody would follow it
 _ORDINALS = {
     "one": "first",
     "two": "second",
@@ -129,9 +130,11 @@ def digits(text: str) -> str:
 def _plain(text: str) -> str:
     """A run of digits, perhaps with commas, as years, codes and amounts are usually read."""
     bare = text.replace(",", "")
+    if len(bare) > (_LONGEST if "," in text else 12):
+        return digits(bare)
     number = int(bare)
     if "," not in text:
-        if (len(bare) > 1 and bare[0] == "0") or len(bare) > 12 or (len(bare) >= 6 and number % 1000):
+        if (len(bare) > 1 and bare[0] == "0") or (len(bare) >= 6 and number % 1000):
             return digits(bare)
         if len(bare) == 4 and (1100 <= number < 2000 or 2010 <= number < 2100):
             return year(number)
@@ -148,7 +151,7 @@ def _money(m: re.Match[str]) -> str:
     plural = "" if unit == "yen" else "s"
     if scale:
         return f" {_decimal(m['whole'], cents)} {scale} {unit}{plural} "
-    if cents and len(cents) != 2:
+    if (cents and len(cents) != 2) or len(whole) > _LONGEST:
         return f" {_decimal(m['whole'], cents)} {unit}{plural} "
     words = f" {cardinal(int(whole))} {unit}{'' if int(whole) == 1 else plural} "
     if not cents or cents == "00":
@@ -211,6 +214,11 @@ def _range(m: re.Match[str]) -> str:
     return f"{m[1]} to {m[2]}" if int(m[1]) < int(m[2]) else m[0]
 
 
+def _nth(m: re.Match[str]) -> str:
+    bare = m[1].replace(",", "")
+    return f" {ordinal(int(bare)) if len(bare) <= _LONGEST else digits(bare)} "
+
+
 def _code(m: re.Match[str]) -> str:
     return m[0] if m[2].endswith("00") else f"{m[1]} {digits(m[2])} "
 
@@ -269,7 +277,7 @@ _NUMERIC: tuple[_Rule, ...] = (
     _rule(r"\b\d{3}-\d{4}\b", lambda m: f" {digits(m[0])} "),
     _rule(r"(?<![\w-])(\d{1,4})-(\d{1,4})(?![\w-])", _range),
     _rule(r"\b((?:code|dial|extension|password|pin|zip|(?:order|phone) number)(?: is)?)\s+(\d{3,})\b", _code),
-    _rule(rf"\b({_NUMBER})(?:st|nd|rd|th)\b", lambda m: f" {ordinal(int(m[1].replace(',', '')))} "),
+    _rule(rf"\b({_NUMBER})(?:st|nd|rd|th)\b", _nth),
     _rule(r"(?:\b|')(\d\d|1\d\d0|20\d0)'?s\b", _decade),
     _rule(rf"#\s?(?={_NUMBER})", " number "),
     _rule(rf"(?<!\w)-(?={_NUMBER})", " minus "),

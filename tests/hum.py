@@ -26,6 +26,7 @@ class Speech:
     pcm: NDArray[np.float32]
     words: tuple[Word, ...]
     done: bool
+    error: Exception | None = None
 
 
 @dataclass

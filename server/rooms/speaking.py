@@ -48,6 +48,8 @@ class Speech(Protocol):
     def words(self) -> Sequence[SpokenWord]: ...
     @property
     def done(self) -> bool: ...
+    @property
+    def error(self) -> Exception | None: ...
 
 
 class Synthesizer(Protocol):
@@ -179,6 +181,10 @@ class SpeakingRoom(Room):
             self.observe(Step(self.name, len(made), self.now() - began))
         for slot, speech in made.items():
             speaking = self._inside[slot]
+            if speech.error:  # ours to find: what is wrong with a text was said when it was fed
+                log.error("the voice failed on a session of the speaking room", exc_info=speech.error)
+                self._fail(speaking, speech.error)
+                continue
             pcm = np.asarray(speech.pcm, dtype=np.float32)
             speaking.made += len(pcm)
             speaking.sink(Spoken(pcm, tuple(speech.words), speech.done))

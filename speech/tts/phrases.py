@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from vivavoce.speech.text import MONTHS, TITLES, normalize
 
@@ -17,6 +18,7 @@ from .phones import SPACE
 from .ssml import Break, Item, Written
 
 CONTEXT = 8  # words of the phrase before that are planned again with the next one, so that it goes on in their tone
+CONTEXT_SIZE = 40  # and about how many words they may take to say, all together: a written one may be a long number
 # Of the first phrases and then of all others: the words after which one is cut, and from which on a comma ends it. They
 # grow, for longer phrases sound better, but no faster than a text of ten words a second keeps ahead of its sound.
 LIMITS = ((5, 3), (5, 3), (7, 4), (12, 6), (22, 8))
@@ -167,8 +169,8 @@ class Splitter:
         words, rest = tuple(self._words[:count]), self._words[count:]
         before = self._before if self._before and self._before[-1].word.rate == words[0].word.rate else ()
         runs_on = words[-1].separator in (SPACE, ",")
-        after = tuple(rest[:CONTEXT]) if runs_on else ()
-        self._before = (before + words)[-CONTEXT:] if runs_on else ()
+        after = _nearest(tuple(rest)) if runs_on else ()
+        self._before = _nearest((before + words)[::-1])[::-1] if runs_on else ()
         self._words = rest
         self._undecided = self._undecided and bool(rest)
         self._emitted += 1
@@ -207,13 +209,20 @@ def _dot(core: str) -> tuple[str, bool]:
 
 def _speakable(word: Written) -> bool:
     """Whether there is anything to say in it."""
-    return bool(word.phones or re.search("[A-Za-z0-9]", word.said or word.text) or normalize(word.said or word.text))
+    said = word.text if word.said is None else word.said
+    return bool(word.phones or re.search("[A-Za-z0-9]", said) or normalize(said))
 
 
 def _size(placed: Placed) -> int:
     """About how many words it takes to say."""
     word = placed.word
     return max(1, len(re.findall(r"\d|[^\W\d_]+(?:['’][^\W\d_]+)*", word.said or word.text)))
+
+
+def _nearest(words: tuple[Placed, ...]) -> tuple[Placed, ...]:
+    """The first few, that can be planned once more at little cost."""
+    near = words[:CONTEXT]
+    return near[: sum(size <= CONTEXT_SIZE for size in accumulate(map(_size, near)))]
 
 
 def _bond(left: Placed, right: Placed) -> int:

@@ -64,7 +64,7 @@ def _date(content: str, form: str) -> str:
     parts = re.findall(r"\d+", content)
     if not form or re.search("[a-z]", content, re.IGNORECASE):
         return content
-    if len(parts) != len(form) or set(form) - set("ymd"):
+    if len(parts) != len(form) or set(form) - set("ymd") or any(len(part) > 6 for part in parts):
         raise BadSpeech(f'SSML: {content!r} does not fit the date format "{form}", which is like mdy, dmy, ymd or md')
     values = dict(zip(form, map(int, parts), strict=True))
     if not 1 <= values.get("m", 1) <= 12 or not 1 <= values.get("d", 1) <= 31:

@@ -21,6 +21,7 @@ from .say_as import say_as
 LONGEST = 80  # characters; what goes on longer without a space is read in pieces
 SLOWEST, FASTEST = 0.5, 2.0  # of the usual rate
 LONGEST_BREAK = 10.0  # seconds
+LONGEST_GIVEN = 200  # characters of what is read as one thing; a step of the voice speaks it at once
 _RATES = {"x-slow": 0.5, "slow": 0.75, "medium": 1.0, "default": 1.0, "fast": 1.25, "x-fast": 1.5}
 _BREAKS = {"none": 0.0, "x-weak": 0.1, "weak": 0.2, "medium": 0.4, "strong": 0.7, "x-strong": 1.0}
 _ATTRIBUTES = {
@@ -311,12 +312,18 @@ def _replaced(name: str, attributes: dict[str, str], content: str) -> tuple[str 
     if name == "phoneme":
         if not attributes.get("ph"):
             raise BadSpeech(f'SSML: <phoneme> around {_short(content)!r} needs ph="..."')
-        return None, phones_of(attributes["ph"])
+        return None, phones_of(_bounded(attributes["ph"]))
     if name == "sub":
-        if "alias" not in attributes:
+        if not attributes.get("alias", "").strip():
             raise BadSpeech(f'SSML: <sub> around {_short(content)!r} needs alias="..."')
-        return attributes["alias"], ()
-    return say_as(content, attributes.get("interpret-as", ""), attributes.get("format", "")), ()
+        return _bounded(attributes["alias"]), ()
+    return say_as(_bounded(content), attributes.get("interpret-as", ""), attributes.get("format", "")), ()
+
+
+def _bounded(given: str) -> str:
+    if len(given) > LONGEST_GIVEN:
+        raise BadSpeech(f"SSML: {_short(given)!r} has more than {LONGEST_GIVEN} characters to be read as one; part it")
+    return given
 
 
 def _override(text: str, at: int) -> tuple[re.Match[str], tuple[str, ...]] | None:

@@ -73,11 +73,13 @@ class SpokenWord:
 
 @dataclass(frozen=True)
 class Speech:
-    """What one step made for one session. pcm: (n,) float32; words: those that begin in it; done: nothing follows."""
+    """What one step made for one session. pcm: (n,) float32; words: those that begin in it; done: nothing follows;
+    error: what could not be said, which ends this session and no other."""
 
     pcm: Tensor
     words: tuple[SpokenWord, ...]
     done: bool
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,12 @@ class Synthesizer:
         for slot, session in self._sessions.items():
             if session.done:
                 continue
-            chunk, last = self._next_chunk(session)
+            try:
+                chunk, last = self._next_chunk(session)
+            except Exception as e:  # whatever its text made of it: the others speak on
+                session.done = True
+                out[slot] = Speech(torch.zeros(0), (), True, e)
+                continue
             if last and not session.planned:  # there was nothing to say
                 session.done = True
                 out[slot] = Speech(torch.zeros(0), (), True)
@@ -186,7 +193,7 @@ class Synthesizer:
         del self._sessions[slot]
 
     def speak(self, text: str, *, rate: float = 1.0, seed: int = 0) -> Spoken:
-        """A whole text at once, in an engine of its own. Raises BadSpeech, BadConfig."""
+        """A whole text at once, in an engine of its own. Raises BadSpeech, BadConfig, and any Speech's error."""
         alone = Synthesizer(self.voice, steps=self.steps)
         slot = alone.open(rate=rate, seed=seed)
         alone.push(slot, text)
@@ -195,6 +202,8 @@ class Synthesizer:
         words: list[SpokenWord] = []
         while True:
             speech = alone.step()[slot]
+            if speech.error:
+                raise speech.error
             pcm.append(speech.pcm)
             words += speech.words
             if speech.done:

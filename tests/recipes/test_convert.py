@@ -44,6 +44,13 @@ def test_blocks_make_what_the_whole_makes() -> None:
     assert float((parts - converter.convert(voice, pcm, steps=1, lookahead=1)).abs().max()) < 1e-4
 
 
+def test_steps_the_solver_cannot_take_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        convert.main(["in.wav", "-o", "out.wav", "--steps", "11"])
+    assert ended.value.code == 2
+    assert "--steps: 11 is not from 1 to 10" in capsys.readouterr().err
+
+
 def test_what_ships_belongs_together_and_streams(tmp_path: Path, write: Callable[..., Path]) -> None:
     voice, converter = Voice.load(), Converter.load()
     assert converter.config.voice == voice.config.name

@@ -19,6 +19,7 @@ from vivavoce.recipes.options import (
     positive,
     recognizers,
     say,
+    within,
 )
 from vivavoce.speech.checkpoint import load
 from vivavoce.speech.errors import BadCheckpoint, MissingDevice
@@ -33,6 +34,8 @@ def parse(*words: str) -> argparse.Namespace:
     parser.add_argument("--lookahead", type=lookahead)
     parser.add_argument("--count", type=count)
     parser.add_argument("--positive", type=positive)
+    parser.add_argument("--within", type=within(0.5, 2.0))
+    parser.add_argument("--whole", type=within(1, 10))
     return parser.parse_args(words)
 
 
@@ -55,7 +58,9 @@ def test_a_lookahead_between_two_rounds_down_with_a_note() -> None:
     ("--count", "0", "0 is not 1 or more"), ("--count", "1.5", "invalid count value"),
     ("--positive", "0", "not a number above zero"), ("--positive", "-1", "not a number above zero"),
     ("--positive", "nan", "not a number above zero"), ("--positive", "inf", "not a number above zero"),
-    ("--positive", "much", "invalid positive value"), ("--hotwords", "@/nowhere", "cannot be read"),
+    ("--positive", "much", "invalid positive value"), ("--within", "2.1", "2.1 is not from 0.5 to 2.0"),
+    ("--within", "nan", "nan is not from"), ("--whole", "11", "11 is not from 1 to 10"),
+    ("--whole", "1.5", "invalid number value"), ("--hotwords", "@/nowhere", "cannot be read"),
     ("--device", "tpu", "cpu"),
 ])
 def test_a_value_out_of_range_is_bad_usage_that_names_the_option(

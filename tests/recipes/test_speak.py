@@ -17,6 +17,7 @@ from vivavoce.recipes import cli, speak
 from vivavoce.recipes.speak import Player
 from vivavoce.speech import audio
 from vivavoce.speech.errors import MissingDevice
+from vivavoce.speech.tts.phones import IDS
 from vivavoce.speech.tts.synthesizer import Speech, SpokenWord, Synthesizer
 
 TEXT = "Hello there, my good friend. It is $3.50 today!"
@@ -180,6 +181,26 @@ def test_wrong_ssml_in_one_line_is_that_lines_fault(run: Callable[..., int], tmp
     assert "0001.wav: SSML: <speak> is never closed" in capsys.readouterr().err
 
 
+def test_a_line_the_voice_fails_on_leaves_the_others(run: Callable[..., int], tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    plan = ToyVoice.plan
+
+    def failing(voice: ToyVoice, phones: list[int], *, rate: float = 1.0) -> object:
+        if IDS["?"] in phones:
+            raise ValueError("no plan for this")
+        return plan(voice, phones, rate=rate)
+
+    monkeypatch.setattr(ToyVoice, "plan", failing)
+    (tmp_path / "lines.txt").write_text("Who?\nhello\n")
+    assert run("-f", tmp_path / "lines.txt", "--lines", "-o", tmp_path) == 1
+    assert (tmp_path / "0002.wav").exists()
+    assert not (tmp_path / "0001.wav").exists()
+    assert "0001.wav: no plan for this" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no plan"):
+        run("Who?", "-o", tmp_path / "a.wav")
+
+
 # --- what goes wrong
 
 
@@ -191,15 +212,25 @@ def test_nothing_to_say_is_an_error_and_leaves_no_file(run: Callable[..., int], 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("stream", [(), ("--stream",)])
+@pytest.mark.parametrize("text", ["... !!!", "<speak><emphasis>a</emphasis></speak>"])
+def test_a_file_that_is_there_stays_where_nothing_can_be_spoken(run: Callable[..., int], tmp_path: Path, text: str,
+                                                                stream: tuple[str, ...]) -> None:  # fmt: skip
+    (tmp_path / "keep.wav").write_text("precious")
+    assert run(text, "-o", tmp_path / "keep.wav", *stream) == 1
+    assert (tmp_path / "keep.wav").read_text() == "precious"
+
+
 @pytest.mark.parametrize("argv", [(), ("a", "--file", "b"), ("a", "-o", "x.doc"), ("a", "--lines"),
-                                  ("a", "--rate", "0"), ("a", "--lines", "-o", "x", "--stream")])  # fmt: skip
+                                  ("a", "--rate", "0"), ("a", "--rate", "2.1"), ("a", "--rate", "nan"),
+                                  ("a", "--steps", "0"), ("a", "--steps", "11"), ("a", "--seed", str(2**63)),
+                                  ("a", "--lines", "-o", "x", "--stream")])  # fmt: skip
 def test_bad_usage(run: Callable[..., int], argv: tuple[str, ...]) -> None:
     assert run(*argv) == 2
 
 
 @pytest.mark.parametrize(("argv", "said"), [
     (("<speak>a", "-o", "x.wav"), "</speak>"), (("a", "-o", "none/x.wav"), "none/x.wav"),
-    (("a", "--rate", "5", "-o", "x.wav"), "0.5 to 2"), (("a", "--steps", "99", "-o", "x.wav"), "1 to 10"),
     (("-f", "none.txt", "-o", "x.wav"), "none.txt"), (("-f", "empty.txt", "--lines", "-o", "x"), "no line"),
 ])  # fmt: skip
 def test_errors_are_one_line_that_names_the_input(run: Callable[..., int], tmp_path: Path, argv: tuple[str, ...],

@@ -22,6 +22,7 @@ from vivavoce.server.encode import pcm16
 from vivavoce.server.guard import Limits
 from vivavoce.server.house import House
 from vivavoce.speech.asr.recognizer import Recognizer
+from vivavoce.speech.errors import BadSpeech
 from vivavoce.speech.vad import Vad
 
 Make = Callable[[int], Recognizer]
@@ -101,6 +102,24 @@ def test_speech_is_streamed_as_events_too(client: openai.OpenAI) -> None:
     assert [e["type"] for e in events] == ["speech.audio.delta"] * 5 + ["speech.audio.done"]
 
 
+def test_speech_that_breaks_off_says_why_in_its_events(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    push = Hum.push
+
+    def failing(voice: Hum, slot: int, text: str) -> None:
+        if "end" in text:
+            raise BadSpeech("this cannot be said")
+        push(voice, slot, text)
+
+    monkeypatch.setattr(Hum, "push", failing)
+    body = {"model": "hum", "input": f"{TEXT} " * 10 + "end", "response_format": "pcm", "stream_format": "sse"}
+    lines = httpx.post(f"{at}/v1/audio/speech", json=body).text.split("\n\n")
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert {e["type"] for e in events[:-1]} == {"speech.audio.delta"}
+    assert events[-1] == {
+        "type": "error", "error": {"type": "invalid_request_error", "message": "this cannot be said"}
+    }  # fmt: skip
+
+
 FILE = ("talk.wav", b"not audio")
 
 
@@ -128,7 +147,10 @@ def test_what_is_wrong_with_a_recording_is_said(at: str, form: dict[str, str], s
     [
         ({"input": ""}, 400, "input is empty"),
         ({"input": "<wrong"}, 500, "made a mistake"),
-        ({"speed": 9}, 400, "speed: "),
+        ({"speed": 4.0}, 400, "speed: Input should be less than or equal to 2"),
+        ({"speed": 0.25}, 400, "speed: Input should be greater than or equal to 0.5"),
+        ({"input": f"<speak>{TEXT * 20}<emphasis>oh</emphasis></speak>"}, 400, "<emphasis> is not among"),
+        ({"input": f"<speak>{TEXT * 20}", "stream_format": "sse"}, 400, "never closed"),
         ({"response_format": "aac"}, 400, "choose one of wav, mp3"),
         ({"model": "gpt-9"}, 404, "no model"),
         ({"model": "tiny"}, 400, "'tiny' is for something else; send one of hum, tts-1"),

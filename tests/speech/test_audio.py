@@ -204,6 +204,16 @@ def test_nan_and_infinity_are_named_with_their_place(tmp_path: Path, value: floa
         audio.read(tmp_path / "a.wav")
 
 
+def test_a_flac_that_does_not_say_its_length_is_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile.write(tmp_path / "a.flac", tone(16000), 16000)
+    flac = bytearray((tmp_path / "a.flac").read_bytes())
+    flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])  # the samples in all: 36 bits, 0 where a stream was written
+    (tmp_path / "stream.flac").write_bytes(flac)
+    assert torch.equal(audio.read(tmp_path / "stream.flac"), audio.read(tmp_path / "a.flac"))
+    assert audio.info(tmp_path / "stream.flac") == audio.Info(16000, 1, 1.0)
+    assert caplog.text == ""
+
+
 def test_a_wav_cut_short_gives_what_is_there(tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", torch.from_numpy(tone(16000)), 16000)
     whole = (tmp_path / "a.wav").read_bytes()

@@ -60,6 +60,16 @@ def test_any_text_becomes_letters_and_inner_apostrophes_and_twice_is_once(text: 
     assert normalize(out) == out
 
 
+@pytest.mark.parametrize("written", ["{}", "a{}", "{},000", "${}", "${}.50", "{}.5", "{}th", "{}km", "${}k", "#{}"])
+def test_numbers_too_long_to_have_a_name_are_read_digit_by_digit(written: str) -> None:
+    assert "one one one one" in normalize(written.format("1" * 5000))
+
+
+def test_a_long_number_between_commas_has_its_name() -> None:
+    assert normalize("1,000,000,000,000,000") == "one thousand trillion"
+    assert normalize(",".join(["111"] * 7)) == " ".join(["one"] * 21)
+
+
 _VALUE = {cardinal(n): n for n in range(1000)}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from queue import SimpleQueue
 
 import numpy as np
 import pytest
-from hum import RATE, Hum, hum
+from hum import RATE, Hum, Speech, hum
 from numpy.typing import NDArray
 
 from vivavoce.server.rooms.room import Busy
@@ -101,6 +102,30 @@ def test_a_text_that_cannot_be_read_ends_its_own_session_only(monkeypatch: pytes
         speaking.say("still here")
         speaking.finish()
         assert whole(good)[1] == ["still", "here"]
+
+
+def test_a_session_the_voice_fails_on_ends_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    voice, good, bad = Hum(), Sink(), Sink()
+    step = voice.step
+
+    def failing() -> dict[int, Speech]:
+        return {slot: replace(speech, done=True, error=ValueError("no plan")) if slot == 2 else speech
+                for slot, speech in step().items()}  # fmt: skip
+
+    monkeypatch.setattr(voice, "step", failing)
+    with SpeakingRoom(voice, 4) as room:
+        speaking = [room.open(sink.put) for sink in (good, bad)]
+        for one in speaking:
+            one.say("still here")
+            one.finish()
+        event = bad.get(timeout=300)
+        assert isinstance(event, Hoarse)
+        assert "no plan" in str(event.error)
+        assert whole(good)[1] == ["still", "here"]
+        assert room.ask(lambda: room.taken).result(60) == 0
+    assert "no plan" in caplog.text
 
 
 def test_a_voice_that_fails_ends_who_was_speaking(

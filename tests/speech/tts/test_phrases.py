@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given
@@ -112,6 +112,12 @@ def test_new_paragraphs_and_bullets_end_a_sentence_that_has_no_dot() -> None:
     assert marks("A title\n\nThe text") == " . ."
 
 
+def test_a_word_that_is_to_be_read_as_nothing_is_in_no_phrase() -> None:
+    splitter = Splitter()
+    assert splitter.add(Written("Hello", said="...")) == splitter.add(Written("there", said="")) == []
+    assert splitter.finish() == []
+
+
 # --- sound has to leave
 
 
@@ -148,6 +154,14 @@ def test_later_phrases_may_be_longer_and_remember_what_came_before() -> None:
     assert sizes[1] < 5 <= sizes[2] < 7 <= sizes[3] < 12 <= sizes[4]
     for before, phrase in pairwise(parts):
         assert phrase.before == (before.before + before.words)[-CONTEXT:]
+
+
+def test_words_that_take_long_to_say_are_not_planned_again_with_every_phrase() -> None:
+    for phrase in split(f"{'8' * 79} " * 20):
+        assert phrase.before == phrase.after == ()
+    years = split("in 1999 and 2001 and 2003 and 2005 and 2007 and 2009 and 2011 and 2013")
+    assert [len(phrase.before) for phrase in years] == [min(CONTEXT, n) for n in accumulate(
+        [0, *(len(phrase.words) for phrase in years[:-1])])]  # fmt: skip
 
 
 def test_nothing_is_remembered_over_the_end_of_a_sentence_or_a_pause() -> None:

@@ -34,7 +34,8 @@ def test_a_text_is_read_as_what_it_is_said_to_be(content: str, kind: str, form: 
 @pytest.mark.parametrize(("content", "kind", "form"), [
     ("five", "cardinal", ""), ("1" * 16, "cardinal", ""), ("٣", "cardinal", ""), ("x", "digits", ""),
     ("", "characters", ""), ("3", "fraction", ""), ("13/1/1999", "date", "mdy"), ("1/2", "date", "mdy"),
-    ("1/2", "date", "mx"), ("x", "poem", ""), ("", "date", ""),
+    ("1/2", "date", "mx"), ("1" * 5000, "date", "y"),
+    ("1" * 7, "date", "y"), ("x", "poem", ""), ("", "date", ""),
 ])  # fmt: skip
 def test_what_is_not_of_its_kind_is_an_error_that_quotes_it(content: str, kind: str, form: str) -> None:
     with pytest.raises(BadSpeech, match="SSML"):

@@ -124,6 +124,8 @@ def test_what_stands_directly_after_an_element_is_spoken() -> None:
     assert speech('<phoneme ph="B AH1 S">bus</phoneme>\'s') == [Written("bus's", phones=("B", "AH1", "S", "IH0", "Z"))]
     assert speech(web + VIVA) == [Written("WWW", said="World Wide Web"), Written("Viva", phones=PHONES)]
     assert speech("[AT&amp;T|EY1]&quot;") == [Written('AT&T"', phones=("EY1",))]
+def test_what_is_read_instead_of_a_long_text_may_be_short() -> None:
+    assert speech(f'<sub alias="a table">{"| " * 300}</sub>') == [Written(("| " * 300).strip(), said="a table")]
 
 
 def test_paragraphs_and_sentences_end_sentences_and_entities_are_characters() -> None:
@@ -178,6 +180,11 @@ def test_without_speak_a_tag_is_text() -> None:
     ("<speak><prosody rate='9'>a</prosody></speak>", "50% to 200%"),
     ("<speak><prosody rate=fast>a</prosody></speak>", 'name="value"'),
     ("<speak><sub>a</sub></speak>", "alias"),
+    ("<speak><sub alias=''>a</sub></speak>", "alias"),
+    ("<speak><sub alias=' '>a</sub></speak>", "alias"),
+    (f"<speak><sub alias='{'9' * 201}'>a</sub></speak>", "200"),
+    (f"<speak><say-as interpret-as='date' format='y'>{'9' * 5000}</say-as></speak>", "200"),
+    (f"<speak><phoneme ph='{'AH0 ' * 51}'>a</phoneme></speak>", "200"),
     ("<speak><sub alias='x'>a<break/></sub></speak>", "</sub>"),
     ("<speak><sub alias='x'>a", "</sub>"),
     ("<speak><phoneme>a</phoneme></speak>", "ph="),

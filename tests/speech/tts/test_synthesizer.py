@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from toy_voice import HOP, ToyVoice
 from vivavoce.speech.errors import BadConfig, BadSpeech
 from vivavoce.speech.tts.phones import IDS
 from vivavoce.speech.tts.synthesizer import CHUNKS, Speech, Synthesizer
+from vivavoce.speech.tts.voice import Plan
 from vivavoce.streaming.engine import Slot
 from vivavoce.streaming.errors import Full, UnknownSlot
 
@@ -202,6 +204,31 @@ def test_wrong_ssml_ends_one_session_and_no_other(synthesizer: Synthesizer) -> N
     synthesizer.finish(good)
     rest = drain(synthesizer, good)
     assert rest[-1].done
+
+
+def test_what_cannot_be_planned_ends_its_own_session_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = ToyVoice()
+
+    def plan(phones: Sequence[int], *, rate: float = 1.0) -> Plan:
+        if rate == 2.0:
+            raise ValueError("no plan for this")
+        return ToyVoice().plan(phones, rate=rate)
+
+    monkeypatch.setattr(voice, "plan", plan)
+    synthesizer = Synthesizer(voice, slots=2)
+    good, bad = synthesizer.open(seed=3), synthesizer.open(rate=2.0)
+    for slot in (good, bad):
+        synthesizer.push(slot, TEXT)
+        synthesizer.finish(slot)
+    made = synthesizer.step()
+    assert made[bad].done
+    assert "no plan" in str(made[bad].error)
+    parts = [made[good], synthesizer.step()[good]]
+    synthesizer.close(bad)
+    parts += drain(synthesizer, good)
+    assert torch.equal(joined(parts), Synthesizer(ToyVoice()).speak(TEXT, seed=3).pcm)
+    with pytest.raises(ValueError, match="no plan"):
+        synthesizer.speak(TEXT, rate=2.0)
 
 
 def test_a_listener_who_is_gone_leaves_the_others_as_they_were(synthesizer: Synthesizer) -> None:
