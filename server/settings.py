@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from vivavoce.speech.tts.ssml import SLOWEST
+
 INSTRUCTIONS = "You are a helpful voice assistant. Answer briefly, in words that are easy to hear."
 LONGEST = 100_000  # characters of instructions
 
@@ -97,7 +99,7 @@ class VoiceId(Strict):
 class AudioOutput(Strict):
     format: Format = Pcm()
     voice: str | VoiceId = "default"
-    speed: float = Field(default=1.0, ge=0.25, le=1.5)
+    speed: float = Field(default=1.0, ge=SLOWEST, le=1.5)
 
 
 class Audio(Strict):

@@ -124,6 +124,8 @@ def test_what_stands_directly_after_an_element_is_spoken() -> None:
     assert speech('<phoneme ph="B AH1 S">bus</phoneme>\'s') == [Written("bus's", phones=("B", "AH1", "S", "IH0", "Z"))]
     assert speech(web + VIVA) == [Written("WWW", said="World Wide Web"), Written("Viva", phones=PHONES)]
     assert speech("[AT&amp;T|EY1]&quot;") == [Written('AT&T"', phones=("EY1",))]
+
+
 def test_what_is_read_instead_of_a_long_text_may_be_short() -> None:
     assert speech(f'<sub alias="a table">{"| " * 300}</sub>') == [Written(("| " * 300).strip(), said="a table")]
 
