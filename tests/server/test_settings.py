@@ -35,7 +35,7 @@ def test_another_kind_of_turn_detection_starts_afresh_and_none_is_none() -> None
 
 def test_a_speed_that_no_voice_has_is_refused() -> None:
     assert patched(RealtimeSettings(), audio={"output": {"speed": 0.5}}).audio.output.speed == 0.5
-    with pytest.raises(ValidationError, match="greater than or equal to 0.5"):
+    with pytest.raises(ValidationError, match=r"greater than or equal to 0\.5"):
         patched(RealtimeSettings(), audio={"output": {"speed": 0.3}})
 
 
