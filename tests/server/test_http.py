@@ -37,8 +37,9 @@ def at(recognizer: Make) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(at: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{at}/v1", api_key="none", max_retries=0)
+def client(at: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{at}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def wav(pcm: np.ndarray) -> tuple[str, bytes]:
