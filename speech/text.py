@@ -86,7 +86,19 @@ _FOLD = str.maketrans(
     }
 )
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
+_AMOUNT = rf"(?:{_NUMBER})(?:\.\d+)?"
+_SHORT = r"(?:\d{1,3}(?:,\d{3})+|\d{1,4})(?:\.\d+)?"  # no code
+_SCALE = rf"hundred|thousand|million|billion|trillion|{'|'.join(_MANY)}"
 _MONTH = "|".join(MONTHS) + "|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
+_TH = "(?:st|nd|rd|th)?"
+# What a number follows as in 5%-10%. It is read first, after which no digit would stand before the hyphen.
+_MEASURED = "|".join((
+    rf"{_AMOUNT}\s?(?:[%°]|{'|'.join(_MEASURES)})",
+    r"\d{1,2}(?::[0-5]\d)?\s*[ap]\.?\s?m\.?",
+    r"\d{1,2}:[0-5]\d",
+    r"\d{1,2}(?=-\d{1,2}(?::[0-5]\d)?\s*[ap]\.?\s?m\b)",
+    r"[1-7]/[23458]",
+))  # fmt: skip
 
 
 def cardinal(number: int) -> str:
@@ -208,11 +220,23 @@ def _fraction(m: re.Match[str]) -> str:
 
 
 def _range(m: re.Match[str]) -> str:
-    return f"{m[1]} to {m[2]}" if int(m[1]) < int(m[2]) else m[0]
+    low, high = (float(number.replace(",", "")) for number in m.groups())
+    return f"{m[1]} to {m[2]}" if low < high else m[0]
+
+
+def _money_range(m: re.Match[str]) -> str:
+    """$5-10 million is five to ten million dollars; what is an amount by itself stays one: $1.50-2.50, $5-$10."""
+    unit, low, cents = m["unit"], m["low"], re.search(r"\.\d\d$", m["low"])
+    by_itself = m["scale"] or m["other"] or (cents and not m["high_scale"])
+    return f"{unit}{low}{m['scale'] or ''} to {m['other'] or unit}" if by_itself else f"{low} to {unit}"
+
+
+def _days(m: re.Match[str]) -> str:
+    return f"{m[1]} to {ordinal(int(m[2]))} "
 
 
 def _code(m: re.Match[str]) -> str:
-    return m[0] if m[2].endswith("00") else f"{m[1]} {digits(m[2])} "
+    return m[0] if m[2].isdigit() and m[2].endswith("00") else f"{m[1]} {digits(m[2])} "
 
 
 def _decade(m: re.Match[str]) -> str:
@@ -237,7 +261,12 @@ _CASED: tuple[_Rule, ...] = (
     _rule(rf"\b({'|'.join(TITLES)})\.", _title, re.RegexFlag(0)),
     _rule(r"\bNo\.\s*(?=\d)", "number ", re.RegexFlag(0)),
     _rule(
-        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)? (?P<month>{'|'.join(map(str.title, MONTHS))})\b"
+        rf"\b(\d{{1,2}}){_TH}-(?=\d{{1,2}}{_TH} (?:{'|'.join(map(str.title, MONTHS))})\b)",
+        lambda m: f"{ordinal(int(m[1]))} to ",
+        re.RegexFlag(0),
+    ),
+    _rule(
+        rf"\b(?P<day>\d{{1,2}}){_TH} (?P<month>{'|'.join(map(str.title, MONTHS))})\b"
         r"(?:,? (?P<year>[12]\d{3})\b)?",
         _day_first,
         re.RegexFlag(0),
@@ -245,12 +274,26 @@ _CASED: tuple[_Rule, ...] = (
 )
 # The order counts: each rule eats what a later, more general one would misread.
 _NUMERIC: tuple[_Rule, ...] = (
+    _rule(r"([$£€¥])-(?=\.?\d)", r"-\1"),
+    _rule(
+        r"""(?<![^\s(\[{“"'=<>:,/*+~])(?<![^\s(\[]["'])"""  # other hyphens join, and a quote after a word closes
+        r"-(?=(?:[$£€¥]\s?)?\.?\d)(?!\d+(?:st|nd|rd|th|:))",
+        "minus ",
+    ),
     _rule(r"([$£€¥])\.(?=\d)", r"\g<1>0."),
     _rule(
-        rf"(?P<unit>[$£€¥])\s?(?P<number>(?:{_NUMBER})(?:\.\d+)?)(?P<many>k|m|bn?|tn)\b",
+        rf"(?P<unit>[$£€¥])\s?(?P<low>{_AMOUNT})(?P<scale>\s?(?:{_SCALE})\b)?-(?P<other>[$£€¥]?)\s?"
+        rf"(?={_AMOUNT}(?P<high_scale>\s?(?:{_SCALE})\b)?)",
+        _money_range,
+    ),
+    _rule(rf"\b((?:{_MONTH})\b\.?\s+\d{{1,2}}{_TH})-([12]?\d|3[01]){_TH}\b(?!:)", _days),
+    _rule(rf"\b((?:{_MONTH})\b\.?\s+\d{{1,2}}{_TH})-(?=(?:{_MONTH})\b)", r"\1 to "),
+    _rule(rf"(?<!\d)({_MEASURED})-(?=\.?\d)", r"\1 to "),
+    _rule(
+        rf"(?P<unit>[$£€¥])\s?(?P<number>{_AMOUNT})(?P<many>{'|'.join(_MANY)})\b",
         lambda m: f"{m['unit']}{m['number']} {_MANY[m['many'].lower()]}",
     ),
-    _rule(rf"\b(?P<number>(?:{_NUMBER})(?:\.\d+)?)\s?(?P<unit>{'|'.join(_MEASURES)})(?![\w/])", _measure),
+    _rule(rf"\b(?P<number>{_AMOUNT})\s?(?P<unit>{'|'.join(_MEASURES)})(?![\w/])", _measure),
     _rule(r"(?<![\d/.])(?:(?P<whole>\d{1,3})[ -])?(?P<top>[1-7])/(?P<bottom>[23458])(?![\d/])", _fraction),
     _rule(
         rf"(?P<unit>[$£€¥])\s?(?P<whole>{_NUMBER})(?:\.(?P<cents>\d+))?"
@@ -262,17 +305,17 @@ _NUMERIC: tuple[_Rule, ...] = (
     _rule(r"\b(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)\b", _slashed_date),
     _rule(r"\b(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{4})\b", _slashed_date),
     _rule(
-        rf"\b(?P<month>{_MONTH})\b\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?!:)(?:,?\s+(?P<year>[12]\d{{3}})\b)?",
+        rf"\b(?P<month>{_MONTH})\b\.?\s+(?P<day>\d{{1,2}}){_TH}\b(?!:)(?:,?\s+(?P<year>[12]\d{{3}})\b)?",
         _date,
     ),
+    _rule(r"\b((?:code|dial|extension|password|pin|zip|(?:order|phone) number)(?: is)?)\s+(\d{3,}(?:-\d+)*)\b", _code),
     _rule(r"(?:\+?1[-. ])?\(?\b(\d{3})\)?[-. ](\d{3})[-.](\d{4})\b", lambda m: f" {digits(m[0])} "),
-    _rule(r"\b\d{3}-\d{4}\b", lambda m: f" {digits(m[0])} "),
-    _rule(r"(?<![\w-])(\d{1,4})-(\d{1,4})(?![\w-])", _range),
-    _rule(r"\b((?:code|dial|extension|password|pin|zip|(?:order|phone) number)(?: is)?)\s+(\d{3,})\b", _code),
+    _rule(r"\b(?:\d{3}|\d{5})-\d{4}\b", lambda m: f" {digits(m[0])} "),
+    _rule(rf"(?<![\w-])(?<!\d\.)({_SHORT})-({_SHORT})(?![\w-])", _range),
     _rule(rf"\b({_NUMBER})(?:st|nd|rd|th)\b", lambda m: f" {ordinal(int(m[1].replace(',', '')))} "),
     _rule(r"(?:\b|')(\d\d|1\d\d0|20\d0)'?s\b", _decade),
     _rule(rf"#\s?(?={_NUMBER})", " number "),
-    _rule(rf"(?<!\w)-(?={_NUMBER})", " minus "),
+    _rule(r"(?<!\d)(?<!\d\.)\d+(?:\.\d+){2,}", lambda m: f" {' point '.join(map(_plain, m[0].split('.')))} "),
     _rule(rf"({_NUMBER})\.(\d+)(?!\.?\d)", lambda m: f" {_decimal(m[1], m[2])} "),
     _rule(r"(?<!\d)\.(\d+)\b", lambda m: f" point {digits(m[1])} "),
     _rule(_NUMBER, lambda m: f" {_plain(m[0])} "),
