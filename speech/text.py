@@ -26,7 +26,6 @@ _ORDINALS = {
     "nine": "ninth",
     "twelve": "twelfth",
 }
-_FRACTIONS = {"½": " and a half", "¼": " and a quarter", "¾": " and three quarters"}
 _UNITS = {"$": ("dollar", "cent"), "£": ("pound", "pence"), "€": ("euro", "cent"), "¥": ("yen", "sen")}
 _CALENDAR = "january february march april may june july august september october november december"
 MONTHS = _CALENDAR.split()
@@ -79,12 +78,18 @@ _MANY = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion", "tn":
 _PARTS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 8: "eighth"}
 _FOLD = str.maketrans(
     {
-        **dict.fromkeys("‘’‛′`´ʼ", "'"),
+        **dict.fromkeys("‘’‛′`´ʼʻ", "'"),
         **dict.fromkeys("‐‑‒–—―−", "-"),
+        **dict.fromkeys("™℠®", ""),
         **{"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d"},
-        **_FRACTIONS,
+        **{"Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "ħ": "h", "Ħ": "H", "ı": "i", "№": " number "},
     }
 )
+_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_AT_FRACTION = re.compile(rf"(?<=\d)(?=[¼½¾⅐-⅟↉]|[{_RAISED}]+⁄)")
+# After a number, a unit or a variable; a longer word has a footnote there.
+_POWERS = {"2": "squared", "3": "cubed"}
+_POWER = re.compile(rf"(\d|(?<![^\W\d_{_RAISED}])[A-Za-z]{{1,2}})(⁻?[{_RAISED}]+)(?![{_RAISED}⁄])")
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
 _AMOUNT = rf"(?:{_NUMBER})(?:\.\d+)?"
 _SHORT = r"(?:\d{1,3}(?:,\d{3})+|\d{1,4})(?:\.\d+)?"  # no code
@@ -97,7 +102,7 @@ _MEASURED = "|".join((
     r"\d{1,2}(?::[0-5]\d)?\s*[ap]\.?\s?m\.?",
     r"\d{1,2}:[0-5]\d",
     r"\d{1,2}(?=-\d{1,2}(?::[0-5]\d)?\s*[ap]\.?\s?m\b)",
-    r"[1-7]/[23458]",
+    r"[1-7]/[23458]|\d+⁄\d+",
 ))  # fmt: skip
 
 
@@ -214,9 +219,10 @@ def _fraction(m: re.Match[str]) -> str:
     top, bottom = int(m["top"]), int(m["bottom"])
     if top >= bottom:
         return m[0]
-    name = _PARTS[bottom]
-    whole = f"{m['whole']} and " if m["whole"] else ""
-    return f" {whole}{cardinal(top) if top > 1 or not whole or name != 'half' else 'a'} {name}{'s' * (top > 1)} "
+    name = _PARTS.get(bottom) or ordinal(bottom)
+    whole = f"{m['whole']} and " if m["whole"] else " "
+    article = m["whole"] and top == 1 and bottom in (2, 4)
+    return f"{whole}{'a' if article else cardinal(top)} {name}{'s' * (top != 1)} "
 
 
 def _range(m: re.Match[str]) -> str:
@@ -295,6 +301,7 @@ _NUMERIC: tuple[_Rule, ...] = (
     ),
     _rule(rf"\b(?P<number>{_AMOUNT})\s?(?P<unit>{'|'.join(_MEASURES)})(?![\w/])", _measure),
     _rule(r"(?<![\d/.])(?:(?P<whole>\d{1,3})[ -])?(?P<top>[1-7])/(?P<bottom>[23458])(?![\d/])", _fraction),
+    _rule(r"(?:(?P<whole>\d)[ -])?(?P<top>\d{1,2})⁄(?P<bottom>[2-9]|[1-9]\d)(?!\d)", _fraction),
     _rule(
         rf"(?P<unit>[$£€¥])\s?(?P<whole>{_NUMBER})(?:\.(?P<cents>\d+))?"
         r"(?:\s?(?P<scale>hundred|thousand|million|billion|trillion))?\b",
@@ -325,7 +332,7 @@ _WORDS: tuple[_Rule, ...] = (
     _rule(r"\b(?:[a-z]\.){2,}|\b[a-z]\.[a-z]\b", lambda m: m[0].replace(".", " ")),  # i.e., U.S., P.M
     _rule(r"\b([ap])\.m\b\.?", r"\1 m "),
     _rule(r"[&%+@=°]", lambda m: f" {_SYMBOLS[m[0]]} "),
-    _rule(r"[^a-z']+", " "),
+    _rule(r"[^a-z']+", " ", re.RegexFlag(0)),  # in any case, ı would be an i
     _rule(r"'{2,}", " "),
     _rule(r"(?<![a-z])'+|'+(?![a-z])", " "),
 )
@@ -338,11 +345,19 @@ def _apply(rules: tuple[_Rule, ...], text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """Plain ASCII letters: compatibility forms unfolded, accents dropped, typographic marks made plain."""
+    """Plain ASCII letters: compatibility forms unfolded, accents dropped, typographic marks made plain, soft hyphens
+    and what else cannot be seen left out. The slash of a fraction stays, ⁄, so that it is told from a date's."""
     if text.isascii():
         return text
-    decomposed = unicodedata.normalize("NFKD", text.translate(_FOLD))
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    spaced = _POWER.sub(_power, _AT_FRACTION.sub(" ", seen))
+    decomposed = unicodedata.normalize("NFKD", spaced.translate(_FOLD))
     return "".join(c for c in decomposed if not unicodedata.combining(c)).translate(_FOLD)
+
+
+def _power(m: re.Match[str]) -> str:
+    exponent = unicodedata.normalize("NFKD", m[2]).replace("\N{MINUS SIGN}", "minus ")
+    return f"{m[1]} {_POWERS.get(exponent) or f'to the {exponent}'} "
 
 
 def normalize(text: str) -> str:
