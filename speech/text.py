@@ -27,7 +27,6 @@ _ORDINALS = {
     "nine": "ninth",
     "twelve": "twelfth",
 }
-_FRACTIONS = {"½": " and a half", "¼": " and a quarter", "¾": " and three quarters"}
 _UNITS = {"$": ("dollar", "cent"), "£": ("pound", "pence"), "€": ("euro", "cent"), "¥": ("yen", "sen")}
 _CALENDAR = "january february march april may june july august september october november december"
 MONTHS = _CALENDAR.split()
@@ -80,14 +79,32 @@ _MANY = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion", "tn":
 _PARTS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 8: "eighth"}
 _FOLD = str.maketrans(
     {
-        **dict.fromkeys("‘’‛′`´ʼ", "'"),
+        **dict.fromkeys("‘’‛′`´ʼʻ", "'"),
         **dict.fromkeys("‐‑‒–—―−", "-"),
+        **dict.fromkeys("™℠®", ""),
         **{"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d"},
-        **_FRACTIONS,
+        **{"Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "ħ": "h", "Ħ": "H", "ı": "i", "№": " number "},
     }
 )
+_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_AT_FRACTION = re.compile(rf"(?<=\d)(?=[¼½¾⅐-⅟↉]|[{_RAISED}]+⁄)")
+# After a number, a unit or a variable; a longer word has a footnote there.
+_POWERS = {"2": "squared", "3": "cubed"}
+_POWER = re.compile(rf"(\d|(?<![^\W\d_{_RAISED}])[A-Za-z]{{1,2}})(⁻?[{_RAISED}]+)(?![{_RAISED}⁄])")
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
+_AMOUNT = rf"(?:{_NUMBER})(?:\.\d+)?"
+_SHORT = r"(?:\d{1,3}(?:,\d{3})+|\d{1,4})(?:\.\d+)?"  # no code
+_SCALE = rf"hundred|thousand|million|billion|trillion|{'|'.join(_MANY)}"
 _MONTH = "|".join(MONTHS) + "|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
+_TH = "(?:st|nd|rd|th)?"
+# What a number follows as in 5%-10%. It is read first, after which no digit would stand before the hyphen.
+_MEASURED = "|".join((
+    rf"{_AMOUNT}\s?(?:[%°]|{'|'.join(_MEASURES)})",
+    r"\d{1,2}(?::[0-5]\d)?\s*[ap]\.?\s?m\.?",
+    r"\d{1,2}:[0-5]\d",
+    r"\d{1,2}(?=-\d{1,2}(?::[0-5]\d)?\s*[ap]\.?\s?m\b)",
+    r"[1-7]/[23458]|\d+⁄\d+",
+))  # fmt: skip
 
 
 def cardinal(number: int) -> str:
@@ -205,13 +222,26 @@ def _fraction(m: re.Match[str]) -> str:
     top, bottom = int(m["top"]), int(m["bottom"])
     if top >= bottom:
         return m[0]
-    name = _PARTS[bottom]
-    whole = f"{m['whole']} and " if m["whole"] else ""
-    return f" {whole}{cardinal(top) if top > 1 or not whole or name != 'half' else 'a'} {name}{'s' * (top > 1)} "
+    name = _PARTS.get(bottom) or ordinal(bottom)
+    whole = f"{m['whole']} and " if m["whole"] else " "
+    article = m["whole"] and top == 1 and bottom in (2, 4)
+    return f"{whole}{'a' if article else cardinal(top)} {name}{'s' * (top != 1)} "
 
 
 def _range(m: re.Match[str]) -> str:
-    return f"{m[1]} to {m[2]}" if int(m[1]) < int(m[2]) else m[0]
+    low, high = (float(number.replace(",", "")) for number in m.groups())
+    return f"{m[1]} to {m[2]}" if low < high else m[0]
+
+
+def _money_range(m: re.Match[str]) -> str:
+    """$5-10 million is five to ten million dollars; what is an amount by itself stays one: $1.50-2.50, $5-$10."""
+    unit, low, cents = m["unit"], m["low"], re.search(r"\.\d\d$", m["low"])
+    by_itself = m["scale"] or m["other"] or (cents and not m["high_scale"])
+    return f"{unit}{low}{m['scale'] or ''} to {m['other'] or unit}" if by_itself else f"{low} to {unit}"
+
+
+def _days(m: re.Match[str]) -> str:
+    return f"{m[1]} to {ordinal(int(m[2]))} "
 
 
 def _nth(m: re.Match[str]) -> str:
@@ -220,7 +250,7 @@ def _nth(m: re.Match[str]) -> str:
 
 
 def _code(m: re.Match[str]) -> str:
-    return m[0] if m[2].endswith("00") else f"{m[1]} {digits(m[2])} "
+    return m[0] if m[2].isdigit() and m[2].endswith("00") else f"{m[1]} {digits(m[2])} "
 
 
 def _decade(m: re.Match[str]) -> str:
@@ -245,7 +275,12 @@ _CASED: tuple[_Rule, ...] = (
     _rule(rf"\b({'|'.join(TITLES)})\.", _title, re.RegexFlag(0)),
     _rule(r"\bNo\.\s*(?=\d)", "number ", re.RegexFlag(0)),
     _rule(
-        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)? (?P<month>{'|'.join(map(str.title, MONTHS))})\b"
+        rf"\b(\d{{1,2}}){_TH}-(?=\d{{1,2}}{_TH} (?:{'|'.join(map(str.title, MONTHS))})\b)",
+        lambda m: f"{ordinal(int(m[1]))} to ",
+        re.RegexFlag(0),
+    ),
+    _rule(
+        rf"\b(?P<day>\d{{1,2}}){_TH} (?P<month>{'|'.join(map(str.title, MONTHS))})\b"
         r"(?:,? (?P<year>[12]\d{3})\b)?",
         _day_first,
         re.RegexFlag(0),
@@ -253,13 +288,28 @@ _CASED: tuple[_Rule, ...] = (
 )
 # The order counts: each rule eats what a later, more general one would misread.
 _NUMERIC: tuple[_Rule, ...] = (
+    _rule(r"([$£€¥])-(?=\.?\d)", r"-\1"),
+    _rule(
+        r"""(?<![^\s(\[{“"'=<>:,/*+~])(?<![^\s(\[]["'])"""  # other hyphens join, and a quote after a word closes
+        r"-(?=(?:[$£€¥]\s?)?\.?\d)(?!\d+(?:st|nd|rd|th|:))",
+        "minus ",
+    ),
     _rule(r"([$£€¥])\.(?=\d)", r"\g<1>0."),
     _rule(
-        rf"(?P<unit>[$£€¥])\s?(?P<number>(?:{_NUMBER})(?:\.\d+)?)(?P<many>k|m|bn?|tn)\b",
+        rf"(?P<unit>[$£€¥])\s?(?P<low>{_AMOUNT})(?P<scale>\s?(?:{_SCALE})\b)?-(?P<other>[$£€¥]?)\s?"
+        rf"(?={_AMOUNT}(?P<high_scale>\s?(?:{_SCALE})\b)?)",
+        _money_range,
+    ),
+    _rule(rf"\b((?:{_MONTH})\b\.?\s+\d{{1,2}}{_TH})-([12]?\d|3[01]){_TH}\b(?!:)", _days),
+    _rule(rf"\b((?:{_MONTH})\b\.?\s+\d{{1,2}}{_TH})-(?=(?:{_MONTH})\b)", r"\1 to "),
+    _rule(rf"(?<!\d)({_MEASURED})-(?=\.?\d)", r"\1 to "),
+    _rule(
+        rf"(?P<unit>[$£€¥])\s?(?P<number>{_AMOUNT})(?P<many>{'|'.join(_MANY)})\b",
         lambda m: f"{m['unit']}{m['number']} {_MANY[m['many'].lower()]}",
     ),
-    _rule(rf"\b(?P<number>(?:{_NUMBER})(?:\.\d+)?)\s?(?P<unit>{'|'.join(_MEASURES)})(?![\w/])", _measure),
+    _rule(rf"\b(?P<number>{_AMOUNT})\s?(?P<unit>{'|'.join(_MEASURES)})(?![\w/])", _measure),
     _rule(r"(?<![\d/.])(?:(?P<whole>\d{1,3})[ -])?(?P<top>[1-7])/(?P<bottom>[23458])(?![\d/])", _fraction),
+    _rule(r"(?:(?P<whole>\d)[ -])?(?P<top>\d{1,2})⁄(?P<bottom>[2-9]|[1-9]\d)(?!\d)", _fraction),
     _rule(
         rf"(?P<unit>[$£€¥])\s?(?P<whole>{_NUMBER})(?:\.(?P<cents>\d+))?"
         r"(?:\s?(?P<scale>hundred|thousand|million|billion|trillion))?\b",
@@ -270,17 +320,17 @@ _NUMERIC: tuple[_Rule, ...] = (
     _rule(r"\b(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)\b", _slashed_date),
     _rule(r"\b(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{4})\b", _slashed_date),
     _rule(
-        rf"\b(?P<month>{_MONTH})\b\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?!:)(?:,?\s+(?P<year>[12]\d{{3}})\b)?",
+        rf"\b(?P<month>{_MONTH})\b\.?\s+(?P<day>\d{{1,2}}){_TH}\b(?!:)(?:,?\s+(?P<year>[12]\d{{3}})\b)?",
         _date,
     ),
+    _rule(r"\b((?:code|dial|extension|password|pin|zip|(?:order|phone) number)(?: is)?)\s+(\d{3,}(?:-\d+)*)\b", _code),
     _rule(r"(?:\+?1[-. ])?\(?\b(\d{3})\)?[-. ](\d{3})[-.](\d{4})\b", lambda m: f" {digits(m[0])} "),
-    _rule(r"\b\d{3}-\d{4}\b", lambda m: f" {digits(m[0])} "),
-    _rule(r"(?<![\w-])(\d{1,4})-(\d{1,4})(?![\w-])", _range),
-    _rule(r"\b((?:code|dial|extension|password|pin|zip|(?:order|phone) number)(?: is)?)\s+(\d{3,})\b", _code),
+    _rule(r"\b(?:\d{3}|\d{5})-\d{4}\b", lambda m: f" {digits(m[0])} "),
+    _rule(rf"(?<![\w-])(?<!\d\.)({_SHORT})-({_SHORT})(?![\w-])", _range),
     _rule(rf"\b({_NUMBER})(?:st|nd|rd|th)\b", _nth),
     _rule(r"(?:\b|')(\d\d|1\d\d0|20\d0)'?s\b", _decade),
     _rule(rf"#\s?(?={_NUMBER})", " number "),
-    _rule(rf"(?<!\w)-(?={_NUMBER})", " minus "),
+    _rule(r"(?<!\d)(?<!\d\.)\d+(?:\.\d+){2,}", lambda m: f" {' point '.join(map(_plain, m[0].split('.')))} "),
     _rule(rf"({_NUMBER})\.(\d+)(?!\.?\d)", lambda m: f" {_decimal(m[1], m[2])} "),
     _rule(r"(?<!\d)\.(\d+)\b", lambda m: f" point {digits(m[1])} "),
     _rule(_NUMBER, lambda m: f" {_plain(m[0])} "),
@@ -290,7 +340,7 @@ _WORDS: tuple[_Rule, ...] = (
     _rule(r"\b(?:[a-z]\.){2,}|\b[a-z]\.[a-z]\b", lambda m: m[0].replace(".", " ")),  # i.e., U.S., P.M
     _rule(r"\b([ap])\.m\b\.?", r"\1 m "),
     _rule(r"[&%+@=°]", lambda m: f" {_SYMBOLS[m[0]]} "),
-    _rule(r"[^a-z']+", " "),
+    _rule(r"[^a-z']+", " ", re.RegexFlag(0)),  # in any case, ı would be an i
     _rule(r"'{2,}", " "),
     _rule(r"(?<![a-z])'+|'+(?![a-z])", " "),
 )
@@ -303,11 +353,19 @@ def _apply(rules: tuple[_Rule, ...], text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """Plain ASCII letters: compatibility forms unfolded, accents dropped, typographic marks made plain."""
+    """Plain ASCII letters: compatibility forms unfolded, accents dropped, typographic marks made plain, soft hyphens
+    and what else cannot be seen left out. The slash of a fraction stays, ⁄, so that it is told from a date's."""
     if text.isascii():
         return text
-    decomposed = unicodedata.normalize("NFKD", text.translate(_FOLD))
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    spaced = _POWER.sub(_power, _AT_FRACTION.sub(" ", seen))
+    decomposed = unicodedata.normalize("NFKD", spaced.translate(_FOLD))
     return "".join(c for c in decomposed if not unicodedata.combining(c)).translate(_FOLD)
+
+
+def _power(m: re.Match[str]) -> str:
+    exponent = unicodedata.normalize("NFKD", m[2]).replace("\N{MINUS SIGN}", "minus ")
+    return f"{m[1]} {_POWERS.get(exponent) or f'to the {exponent}'} "
 
 
 def normalize(text: str) -> str:

@@ -116,7 +116,7 @@ def _known(word: str) -> tuple[str, ...]:
 def _built(word: str) -> tuple[str, ...]:
     """A possessive or a plural of a word that is known."""
     for ending, stem in (("'s", word[:-2]), ("es", word[:-1]), ("s", word[:-1])):
-        if len(stem) > 2 and word.endswith(ending) and (phones := _known(stem)):
+        if len(stem) > (1 if ending == "'s" else 2) and word.endswith(ending) and (phones := _known(stem)):
             return phones + _s_after(phones[-1])
     return ()
 

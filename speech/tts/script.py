@@ -7,7 +7,7 @@ which becomes its time once the voice has given each symbol a duration.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,11 +16,13 @@ from vivavoce.speech.text import normalize
 from .phones import SPACE
 from .phrases import Phrase, Placed, Splitter, separator
 from .pronounce import dictionary, pronounce
+from .spelling import LETTERS
 from .ssml import Reader
 
 _MOST = 10  # written words that are read as one thing: "the 2nd of May, 1999"
 _SPELLED = {"US", "AI", "IT", "ID", "AM", "PM", "EU", "UN", "PC", "TV", "CD", "DVD", "OS", "IQ"}
-_CAPITALS = re.compile(r"\b[A-Z]{2,6}(?=s?\b)")
+_ALSO_WORDS = {"US", "IT", "AM"}  # no abbreviations among other words in capitals
+_CAPITALS = re.compile(r"\b([A-Z]{2,6})(s?)\b(?!['’](?!S\b)[A-Z])")  # DIDN'T is a word in capitals
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def read(text: str) -> Script:
 
 def script(phrase: Phrase) -> Script:
     """The symbols to plan, in context, and where the words of the phrase are in them."""
-    before, inside, after = (_readings(part) for part in (phrase.before, phrase.words, phrase.after))
+    parts = (phrase.before, phrase.words, phrase.after)
+    capitals = _all_capitals([placed.word.text for part in parts for placed in part])
+    before, inside, after = (_readings(part, capitals) for part in parts)
     everything = [*before, *inside, *after]
     phones = iter(pronounce([word for reading in everything for word in reading.spoken],
                             [letter for reading in everything for letter in reading.letters]))
@@ -87,11 +91,11 @@ def script(phrase: Phrase) -> Script:
     return Script(tuple(symbols), tuple(words), begin, end)
 
 
-def _readings(words: Sequence[Placed]) -> list[_Reading]:
+def _readings(words: Sequence[Placed], capitals: bool) -> list[_Reading]:
     out: list[_Reading] = []
     for plain, run in groupby(words, key=lambda placed: placed.word.said is None and not placed.word.phones):
         part = list(run)
-        out += _plain(part, first=not out) if plain else [r for placed in part for r in _given(placed)]
+        out += _plain(part, capitals, first=not out) if plain else [r for placed in part for r in _given(placed)]
     return out
 
 
@@ -105,10 +109,9 @@ def _given(placed: Placed) -> Iterator[_Reading]:
         yield _Reading(word.text, spoken, letters, word.phones, placed.separator)
 
 
-def _plain(words: list[Placed], first: bool) -> Iterator[_Reading]:
+def _plain(words: list[Placed], capitals: bool, first: bool) -> Iterator[_Reading]:
     """Words as they stand; those that are only read right together (dates, amounts) as one."""
-    shouting = sum(placed.word.text.isupper() and len(placed.word.text) > 3 for placed in words) > 2
-    texts = [placed.word.text if shouting else _spell(placed.word.text) for placed in words]
+    texts = _spell_all([placed.word.text for placed in words], capitals)
     at = 0
     for count, spoken in _groups(texts):
         text = " ".join(placed.word.text for placed in words[at : at + count])
@@ -121,14 +124,41 @@ def _plain(words: list[Placed], first: bool) -> Iterator[_Reading]:
 
 
 def _lettered(spoken: Sequence[str]) -> bool:
-    """Whether the words spell something out: more than one of them is a letter."""
-    return sum(len(word) == 1 for word in spoken) > 1
+    """Whether the words spell something out: more than one of them is a letter, the last perhaps more than once."""
+    return sum(len(word.removesuffix("'s")) == 1 for word in spoken) > 1
 
 
-def _spell(text: str) -> str:
-    """Capitals that are no word, parted: USB -> U S B."""
+def _spell_all(texts: list[str], capitals: bool) -> list[str]:
+    """The words of a phrase, spelled where they are to be. capitals: all around is in capitals."""
+    if sum(text.isupper() and len(text) > 3 for text in texts) > 2:  # shouting
+        return texts
+    out = []
+    for i, text in enumerate(texts):
+        among = i > 0 and _is_capitals(texts[i - 1]) and (i + 1 == len(texts) or texts[i + 1].isupper())
+        out.append(_spell(text, but=_ALSO_WORDS if capitals or among else frozenset()))
+    return out
+
+
+def _all_capitals(texts: list[str]) -> bool:
+    """Whether nothing is in small letters, and not because all of it is abbreviations."""
+    return not any(c.islower() for text in texts for c in text) and any(map(_is_capitals, texts))
+
+
+def _is_capitals(text: str) -> bool:
+    """Whether this is a word in capitals, and no abbreviation, not even one that the dictionary has (UK, FBI)."""
+    letters = re.sub("[^a-z]", "", text.lower())
+    named = "".join(LETTERS[letter] for letter in letters).replace(" ", "")
+    said = dictionary().get(letters, "").replace(" ", "")
+    by_letters = len(letters) > 1 and re.sub(r"\d", "", said) == re.sub(r"\d", "", named)
+    return text.isupper() and _spell(text) == text and not by_letters
+
+
+def _spell(text: str, but: Set[str] = frozenset()) -> str:
+    """Capitals that are no word, parted: USB -> U S B. TVs -> T V's, which is said as TVs is. but: these stay."""
     def parted(m: re.Match[str]) -> str:
-        return m[0] if m[0] not in _SPELLED and m[0].lower() in dictionary() else " ".join(m[0])
+        capitals, plural = m.groups()
+        word = capitals in but or (capitals not in _SPELLED and capitals.lower() in dictionary())
+        return (capitals if word else " ".join(capitals)) + ("'s" if plural else "")
 
     return _CAPITALS.sub(parted, text)
 

@@ -62,6 +62,16 @@ def test_capitals_that_are_no_word_are_spelled(text: str, phones: str) -> None:
     assert said(text)[1][1] == phones
 
 
+@pytest.mark.parametrize(("text", "phones"), [
+    ("Two TVs.", "T IY1   V IY1 Z"), ("two GPUs.", "JH IY1   P IY1   Y UW1 Z"), ("two VMs", "V IY1   EH1 M Z"),
+    ("old LLMs", "EH1 L   EH1 L   EH1 M Z"), ("two OSs", "OW1   EH1 S IH0 Z"), ("two AIs", "EY1   AY1 Z"),
+    ("two FAQs", "EH1 F   EY1   K Y UW1 Z"), ("two PRs", "P IY1 AA1 R Z"), ("two USBs", "Y UW1 EH1 S B IY1 Z"),
+    ("the TV's", "T IY1   V IY1 Z"), ("the NASAs", "N AE1 S AH0 Z"),
+])  # fmt: skip
+def test_the_plural_of_an_abbreviation_is_its_last_letter_s(text: str, phones: str) -> None:
+    assert said(text)[1][1] == phones
+
+
 def test_a_letter_among_letters_is_no_article() -> None:
     assert said("A dog")[0][1] == "AH0"
     assert said("5 a.m.")[1][1] == "EY1   EH1 M"
@@ -71,6 +81,29 @@ def test_a_letter_among_letters_is_no_article() -> None:
 def test_shouting_is_not_spelled() -> None:
     assert "   " not in said("STOP THAT GWAK NOISE RIGHT NOW")[2][1]
     assert "   " in said("Stop that GWAK noise right now")[2][1]
+
+
+@pytest.mark.parametrize("text", [
+    "STOP IT!", "HELP US!", "I AM HERE.", "WHO AM I", "PLEASE DO NOT GIVE IT TO US", "IT'S MINE", "NO, I DIDN'T",
+    "and then she yelled HELP US!", "just STOP IT, PLEASE, he said", "I DIDN'T say so", "so GIVE IT TO US NOW",
+])  # fmt: skip
+def test_words_among_capitals_are_words(text: str) -> None:
+    assert [phones for _, phones in said(text)] == [phones for _, phones in said(text.lower())]
+
+
+@pytest.mark.parametrize(("text", "word"), [
+    ("IT", "AY1   T IY1"), ("US GDP rose", "Y UW1   EH1 S"), ("US, UK", "Y UW1   EH1 S"), ("IT is", "AY1   T IY1"),
+    ("AM and FM", "EY1   EH1 M"), ("ID, PLEASE", "AY1   D IY1"),
+])  # fmt: skip
+def test_abbreviations_that_are_words_too_are_spelled_elsewhere(text: str, word: str) -> None:
+    assert said(text)[0][1] == word
+    assert " ".join(read("WAKE ME AT 5 AM").symbols).endswith("F AY1 V   EY1   EH1 M  ")
+
+
+def test_a_phrase_in_capitals_is_known_by_its_context() -> None:
+    before, words = (tuple(Placed(Written(word)) for word in text.split()) for text in ("COME AND HELP", "US"))
+    assert "AH1 S" in " ".join(script(Phrase(words, before)).symbols)
+    assert "Y UW1   EH1 S" in " ".join(script(Phrase(words)).symbols)
 
 
 def test_what_is_given_is_said() -> None:
