@@ -28,7 +28,8 @@ _OPENING = "\"'“‘("
 _CLOSING = "\"'”’)]}*_»"
 _NEVER_END = frozenset(["e.g", "i.e", "cf", "vs", "mr", "mrs", "ms", "dr", "drs", "messrs", "st", "viz",
                         *map(str.lower, TITLES)]) - {"co", "inc", "ltd", "esq", "ave", "blvd", "rd"}
-_MAY_END = frozenset(["etc", "jr", "sr", "co", "inc", "ltd", "esq", "ave", "blvd", "rd", "no", "ph.d", "approx"])
+_MAY_END = frozenset(["etc", "jr", "sr", "co", "inc", "ltd", "esq", "ave", "blvd", "rd", "no", "ph.d", "approx", "jan",
+                      "feb", "apr", "aug", "sept", "sep", "oct", "nov", "dec"])  # fmt: skip
 _DAY = re.compile(r"\b\d{1,2}(?:st|nd|rd|th)?$", re.IGNORECASE)  # of the month
 # words that hold on to the next one, and words that begin something new
 _BINDERS_TEXT = """

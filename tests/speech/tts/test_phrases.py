@@ -58,6 +58,7 @@ def test_a_dot_inside_a_sentence_does_not_end_it(sentence: str) -> None:
 
 @pytest.mark.parametrize(("text", "first"), [
     ("See the U.S. The end.", "See the U.S."), ("No. We go.", "No."), ("It was I. Then he.", "It was I."),
+    ("Come on Sept. 12, 1999. Bye.", "Come on Sept. 12, 1999."), ("Not before Oct. We wait.", "Not before Oct."),
     ("Wait for Acme Inc. They come.", "Wait for Acme Inc."), ("Really?! Yes.", "Really?!"), ("“Go!” he said.", "“Go!”"),
     ("It is 5. Then six.", "It is 5."), ("Stop (now). Go.", "Stop (now)."),
 ])  # fmt: skip
