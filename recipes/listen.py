@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -74,7 +73,7 @@ class Utterances:
     def __init__(self, vad: Vad, worst_delay: int) -> None:
         self.vad, self.turn, self.worst_delay = vad, Turn(), worst_delay
         self.voice, self.state = vad.init_state(1), self.turn.init_state(1)
-        self.due = deque[int]()  # the samples by which all words of utterances that ended will have come
+        self.due: list[int] = []  # the samples by which all words of utterances that ended will have come
 
     def ended(self, pcm: Tensor, heard: int, last_change: int) -> bool:
         """pcm (n,) makes it `heard` samples; the recogniser's text last changed when it had heard `last_change`."""
@@ -82,8 +81,9 @@ class Utterances:
         speech, count = self.vad.step(pcm[None], self.voice, more, running)
         (events,) = self.turn.step(speech, self.state, count, running, torch.tensor([heard - last_change]))
         self.due += [event.at_sample + self.worst_delay for event in events if isinstance(event, SpeechEnded)]
-        over = [self.due.popleft() for _ in range(sum(due <= heard for due in self.due))]
-        return bool(over)
+        later = [due for due in self.due if due > heard]
+        over, self.due = len(later) < len(self.due), later
+        return over
 
 
 class Screen(Protocol):

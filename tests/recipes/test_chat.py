@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -77,18 +78,22 @@ def test_the_model_speaks_where_nothing_is_ready_and_the_seed_decides(
     assert said("--temperature", "0", "--seed", "1") == said("--temperature", "0", "--seed", "2")
 
 
-def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    step, steps = Assistant.step, list[int]()
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C comes before the assistant's step of that number."""
+    step, steps = Assistant.step, count(1)
 
     def interrupted(self: Assistant) -> object:
-        steps.append(1)
-        if len(steps) == 4:
+        if next(steps) == number:
             signal.raise_signal(signal.SIGINT)
         return step(self)
 
     monkeypatch.setattr(Assistant, "step", interrupted)
+
+
+def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at(monkeypatch, 4)
     monkeypatch.setattr(sys, "stdin", io.StringIO("xyz\nhello there\n"))
     before = signal.getsignal(signal.SIGINT)
     assert main(["--model", str(folder)]) == 0
@@ -101,15 +106,8 @@ def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(
 def test_ctrl_c_before_the_first_word_leaves_the_turn_open(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step, opened, steps, talks = Assistant.step, Assistant.open, list[int](), list[Conversation]()
-
-    def interrupted(self: Assistant) -> object:
-        steps.append(1)
-        if len(steps) == 1:
-            signal.raise_signal(signal.SIGINT)
-        return step(self)
-
-    monkeypatch.setattr(Assistant, "step", interrupted)
+    opened, talks = Assistant.open, list[Conversation]()
+    interrupt_at(monkeypatch, 1)
     monkeypatch.setattr(Assistant, "open", lambda self, **options: talks.append(opened(self, **options)) or talks[-1])
     monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 200 + "\nhello there\n"))
     assert main(["--model", str(folder), "--max-tokens", "4"]) == 0

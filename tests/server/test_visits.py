@@ -19,15 +19,15 @@ from vivavoce.speech.vad import Vad
 
 
 class Slow:
-    """An application whose answers wait until they may go."""
+    """An application whose answers wait until they may go. entered: the paths of requests that have reached it."""
 
     def __init__(self) -> None:
-        self.entered, self.may_go = asyncio.Event(), asyncio.Event()
+        self.entered, self.may_go = asyncio.Queue[str](), asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/v1/stream":
             await send({"type": "http.response.start", "status": 200, "headers": []})
-        self.entered.set()
+        self.entered.put_nowait(scope["path"])
         if scope["path"] != "/healthz":
             await self.may_go.wait()
         await PlainTextResponse("done")(scope, receive, send)
@@ -66,11 +66,9 @@ def test_who_is_inside_is_answered_and_who_comes_later_is_told_to_try_again(hous
         slow = Slow()
         visits = Visits(slow, house, counts=needs_key)
         inside = Client(visits, "/v1/audio/transcriptions")
-        await slow.entered.wait()
+        await slow.entered.get()
         draining = asyncio.create_task(house.finish(60))
-        while not house.draining:
-            await asyncio.sleep(0)
-        late = Client(visits, "/v1/models")
+        late = Client(visits, "/v1/models")  # its task begins after the one before
         assert code(await late.answer()) == (503, "server_draining")
         assert (b"retry-after", b"5") in late.got[0]["headers"]
         assert await Client(visits, "/healthz").answer() == (200, "done")
@@ -89,8 +87,7 @@ def test_who_is_not_answered_in_time_is_told_and_a_stream_breaks_off(house: Hous
         slow = Slow()
         visits = Visits(slow, house, counts=needs_key)
         inside, stream = Client(visits, "/v1/audio/speech"), Client(visits, "/v1/stream")
-        while len(house.requests) < 2:
-            await asyncio.sleep(0)
+        assert {await slow.entered.get() for _ in range(2)} == {"/v1/audio/speech", "/v1/stream"}
         await house.finish(0)
         assert code(await inside.answer()) == (503, "server_draining")
         assert [message["type"] for message in stream.got] == ["http.response.start"]
