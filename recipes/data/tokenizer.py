@@ -45,6 +45,14 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Raises BadConfig."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as e:  # tokenizers raises bare Exception
+        raise BadConfig(f"{path}: not a tokenizer ({e}); `vivavoce data tokenizer` makes one") from e
+
+
 def training_sentences(text_dir: Path, speech_dir: Path, count: int, seed: int) -> list[str]:
     """`count` sentences by the corpora's shares and every human training transcript, dev sentences left out.
 

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from vivavoce.recipes.data import corpora, manifest
 from vivavoce.recipes.data.exclude import DevSentences
+from vivavoce.recipes.data.tokenizer import read_tokenizer
 from vivavoce.recipes.train.resume import keep, resume
 from vivavoce.speech.asr.neural_lm import NeuralLm
 from vivavoce.speech.text import normalize
 from vivavoce.streaming.errors import VivaVoceError
 
-from .ngram import SHARES, perplexity, read_tokenizer
+from .ngram import SHARES, perplexity
 
 TRANSCRIPTS = 0.03  # share of the human training transcripts
 ROWS, SPAN, SPANS = 64, 64, 32  # a batch is ROWS streams of SPAN pieces; SPANS batches go on from one another

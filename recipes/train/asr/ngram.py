@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from vivavoce.recipes.data import corpora, manifest
 from vivavoce.recipes.data.exclude import DevSentences
+from vivavoce.recipes.data.tokenizer import read_tokenizer
 from vivavoce.speech.asr.neural_lm import NeuralLm
 from vivavoce.speech.asr.ngram import NGram
 from vivavoce.speech.errors import BadConfig
@@ -260,14 +261,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ngram: {e}", file=sys.stderr)
         return 1
     return 0
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Raises BadConfig."""
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as e:  # tokenizers raises bare Exception
-        raise BadConfig(f"{path}: not a tokenizer ({e}); `vivavoce data tokenizer` makes one") from e
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from vivavoce.recipes.data.augment import SpecAugment
 from vivavoce.recipes.data.batches import Batch
 from vivavoce.recipes.data.timed import TimedSpeech
+from vivavoce.recipes.data.tokenizer import read_tokenizer
 from vivavoce.recipes.options import usable
 from vivavoce.recipes.train.muon import optimizers
 from vivavoce.recipes.train.precision import mixed
@@ -45,7 +46,6 @@ from vivavoce.streaming.buffers import count_mask
 from .data import DataConfig, TrainingData
 from .measure import error_rates
 from .meter import Meter
-from .ngram import read_tokenizer
 from .word_errors import WordErrors, WordErrorsConfig
 
 LOOKAHEADS = (0, 1, 6, 13, 69)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from vivavoce.recipes.data import manifest
 from vivavoce.recipes.data.manifest import Utterance
-from vivavoce.recipes.data.tokenizer import ALPHABET, train_tokenizer, training_sentences
+from vivavoce.recipes.data.tokenizer import ALPHABET, read_tokenizer, train_tokenizer, training_sentences
 from vivavoce.speech.errors import BadConfig
 from vivavoce.speech.text import normalize
 
@@ -79,6 +79,14 @@ def test_the_command_writes_the_same_file_in_another_process(data: Path) -> None
                        env=os.environ | {"PYTHONHASHSEED": hashing})
         files.append((data / hashing / "tokenizer-40.json").read_bytes())
     assert files[0] == files[1]
+
+
+def test_a_file_that_is_none_says_what_makes_one(tmp_path: Path) -> None:
+    for name, text in {"gone.json": None, "other.json": "{}"}.items():
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(BadConfig, match=rf"{name}: not a tokenizer .*; `vivavoce data tokenizer` makes one"):
+            read_tokenizer(tmp_path / name)
 
 
 def test_fewer_pieces_than_letters_are_refused() -> None:
